@@ -1,0 +1,249 @@
+"""`manage.py demo`: the whole chat on one machine, several servers and the Redis between them."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import secrets
+import socket
+import sys
+import time
+from argparse import ArgumentTypeError
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError, connections
+
+from project.processes import ChildEnded, Children, Stopped, how
+from rooms_app.embedded import EmbeddedRedis, ProcessLock
+from rooms_app.exceptions import RoomsError
+
+_APPLICATION = "project.asgi:application"
+#: How long the servers may take until they answer.
+_START_TIMEOUT = 30.0
+
+
+class Command(BaseCommand):
+    """Starts what the demo needs, shows where it is, and takes it all down again."""
+
+    help = "Runs the demo: two servers that share one Redis, ready to chat across. Ctrl-C stops everything."
+
+    # A progress line waits for its "ok".
+    _line_is_open = False
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """The parser, with an example at the end of its help."""
+        example = f"Example: python manage.py {subcommand} --ports 8010 8011 --server uvicorn"
+        return super().create_parser(prog_name, subcommand, epilog=example, **kwargs)
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--ports",
+            nargs="+",
+            type=_port,
+            default=[8000, 8001],
+            metavar="PORT",
+            help="one server process for each (8000 8001)",
+        )
+        parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (127.0.0.1)")
+        parser.add_argument(
+            "--server", choices=["daphne", "uvicorn"], default="daphne", help="the ASGI server (daphne)"
+        )
+
+    def handle(self, *args: Any, ports: list[int], host: str, server: str, **options: Any) -> None:
+        """Run until Ctrl-C or SIGTERM; `CommandError` if something can't start or ends by itself."""
+        if sys.platform == "win32":
+            raise CommandError("The demo needs Linux or macOS; on Windows, run it under WSL.")
+        try:
+            with ExitStack() as stack:
+                self._run(stack, list(dict.fromkeys(ports)), host, server)
+        except Stopped:
+            self.stdout.write("Everything is stopped.")
+        except (ChildEnded, RoomsError) as error:
+            raise CommandError(str(error)) from error
+
+    def _run(self, stack: ExitStack, ports: list[int], host: str, server: str) -> None:
+        # First, since from here on a signal no longer ends us wherever we are.
+        children = stack.enter_context(Children(self._show))
+        lock = ProcessLock(settings.RUNTIME_DIR / "demo.lock")
+        if not lock.acquire():
+            raise CommandError(
+                f"The demo of {settings.BASE_DIR} is already running, as process {lock.holder()}: "
+                "stop that one first."
+            )
+        stack.callback(lock.release)
+        for port in ports:
+            _check_free(host, port)
+        redis = self._start_redis(stack)
+        children.check()
+        with self._step("Migrating the database"):
+            self._migrate()
+        children.check()
+        self._make_superuser()
+        connections.close_all()
+        # Before Redis, which they use until they end.
+        stack.callback(children.stop)
+        self._start_servers(children, ports, host, server)
+        self._welcome(ports, host)
+        while True:
+            children.wait()
+            if redis is not None and redis.exit_code is not None:
+                raise CommandError(
+                    f"The bundled Redis ended unexpectedly, {how(redis.exit_code)}: "
+                    f"see {settings.RUNTIME_DIR / 'redis.log'}."
+                )
+
+    def _start_redis(self, stack: ExitStack) -> EmbeddedRedis | None:
+        if os.environ.get("REDIS_URL"):
+            self.stdout.write("Using the Redis of REDIS_URL.")
+            return None
+        redis = EmbeddedRedis(settings.RUNTIME_DIR)
+        stack.callback(redis.stop)
+        with self._step("Starting the bundled Redis"):
+            return redis.start()
+
+    def _migrate(self) -> None:
+        try:
+            call_command("migrate", interactive=False, verbosity=0)
+        except DatabaseError as error:
+            raise CommandError(f"The database can't be migrated: {error}.") from error
+
+    def _make_superuser(self) -> None:
+        users = get_user_model()._default_manager
+        if users.filter(is_superuser=True).exists():
+            return
+        if users.filter(username="admin").exists():
+            self.stdout.write(
+                "The user admin is no superuser: make one by `python manage.py createsuperuser`."
+            )
+            return
+        password = secrets.token_urlsafe(12)
+        users.create_superuser(username="admin", email="", password=password)
+        self.stdout.write(f"Made the superuser admin with the password {password} (shown only this once).")
+
+    def _start_servers(self, children: Children, ports: list[int], host: str, server: str) -> None:
+        environment = {
+            **os.environ,
+            "PYTHONUNBUFFERED": "1",
+            "DJANGO_ALLOWED_HOSTS": ",".join({*settings.ALLOWED_HOSTS, _in_url(_reachable(host))}),
+        }
+        for port in ports:
+            children.start(
+                f"{server} on port {port}",
+                _command(server, host, port),
+                cwd=settings.BASE_DIR,
+                env=environment,
+            )
+        deadline = time.monotonic() + _START_TIMEOUT
+        for port in ports:
+            with self._step(f"Starting {server} on port {port}"):
+                while not _is_live(_reachable(host), port):
+                    children.wait(0.1)
+                    if time.monotonic() > deadline:
+                        raise CommandError(
+                            f"{server} on port {port} doesn't answer after {_START_TIMEOUT:g} s."
+                        )
+        children.check()
+
+    def _welcome(self, ports: list[int], host: str) -> None:
+        urls = [f"http://{_in_url(_reachable(host))}:{port}/" for port in ports]
+        lines = ["", self.style.SUCCESS("The chat is up. Open it on different servers and talk across:"), ""]
+        lines += [f"    {url}" for url in urls]
+        lines += ["", f"    Admin: {urls[0]}admin/", "", "Ctrl-C stops everything."]
+        self.stdout.write("\n".join(lines))
+        self.stdout.flush()
+
+    @contextmanager
+    def _step(self, what: str) -> Iterator[None]:
+        """Show that something is being done, and then that it is."""
+        self.stdout.write(f"{what} … ", ending="")
+        self.stdout.flush()
+        self._line_is_open = True
+        try:
+            yield
+            self.stdout.write("ok")
+        except BaseException:
+            self.stdout.write("not done")
+            raise
+        finally:
+            self._line_is_open = False
+
+    def _show(self, line: str) -> None:
+        """Show a line that a server has written; not a failure of ours if nobody reads it."""
+        with suppress(OSError):
+            if self._line_is_open:
+                self.stdout.write("")
+                self._line_is_open = False
+            self.stdout.flush()
+            self.stderr.write(line, lambda text: text)
+            self.stderr.flush()
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise ArgumentTypeError(f"{text} is no port: those go from 1 to 65535")
+    return int(text)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise `CommandError` unless a server could listen there now."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise CommandError(f"--host {host}: {error.strerror}.") from error
+    family, kind, protocol, _, address = found[0]
+    with socket.socket(family, kind, protocol) as probe:
+        # As the servers do: what is left of connections that were closed lately is in nobody's way.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            raise CommandError(
+                f"Port {port} on {host} is not free ({error.strerror}): "
+                "choose others, as in `--ports 8010 8011`."
+            ) from error
+
+
+def _command(server: str, host: str, port: int) -> list[str]:
+    """The server's command line; it logs what goes wrong, and no access."""
+    if server == "daphne":
+        return [sys.executable, "-m", "daphne", "-v", "0", "-b", host, "-p", str(port), _APPLICATION]
+    options = {
+        "--host": host,
+        "--port": str(port),
+        "--ws-per-message-deflate": "false",
+        "--timeout-graceful-shutdown": "3",
+        "--log-level": "warning",
+    }
+    return [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        _APPLICATION,
+        *(word for pair in options.items() for word in pair),
+    ]
+
+
+def _is_live(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=2)
+    try:
+        connection.request("GET", "/health/live")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _reachable(host: str) -> str:
+    """Where a browser on this machine finds a server that listens on this address."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,274 @@
+/** The chat page: shows what a room's connection brings, and sends what is written by POST. */
+
+import { RoomConnection } from "./connection.js";
+import { MessageLog } from "./message-log.js";
+
+const DEFAULT_ROOM = "lobby";
+const MAX_ROOM = 255;
+const MAX_CONTENT = 4_000;
+const POST_TIMEOUT_MS = 15_000;
+
+const CLOSED_BECAUSE = new Map([
+  [1000, "The server ended this connection."],
+  [4500, "This room is only for visitors who are signed in."],
+  [4501, "The server does not accept this room’s name."],
+  [4503, "You were removed from this room."],
+  [4504, "You have too many connections open. Close another window first."],
+  [4505, "You are in too many rooms."],
+  [4507, "You may not enter this room."],
+]);
+
+/** @template {HTMLElement} T @param {string} id @returns {T} */
+const element = (id) => /** @type {T} */ (document.getElementById(id));
+
+/** How many characters the server counts, which differs from `length` for emoji. @param {string} text */
+const lengthOf = (text) => [...text].length;
+
+/** Why no room can have this name, in words, or "". @param {string} room */
+function problemOf(room) {
+  if (lengthOf(room) > MAX_ROOM) {
+    return `A room’s name has at most ${MAX_ROOM} characters.`;
+  }
+  // Browsers take "." and ".." in a URL for steps between folders, also when they are escaped.
+  return /^\.{1,2}$|\n|\p{Surrogate}/u.test(room) ? "This can’t be the name of a room: please choose another." : "";
+}
+
+class Chat {
+  #log = new MessageLog({
+    list: element("messages"),
+    empty: element("empty"),
+    more: element("new-messages"),
+  });
+  #room = "";
+  /** @type {RoomConnection | null} */ #connection = null;
+  #wasLive = false;
+  #unseen = 0;
+  #isSending = false;
+  #visited = new Set([DEFAULT_ROOM]);
+  #status = element("status");
+  #content = /** @type {HTMLTextAreaElement} */ (element("content"));
+  #roomInput = /** @type {HTMLInputElement} */ (element("room"));
+
+  start() {
+    element("room-form").addEventListener("submit", (event) => this.#pickRoom(event));
+    this.#roomInput.addEventListener("input", () => this.#roomInput.setCustomValidity(""));
+    element("visited").addEventListener("click", (event) => this.#followLink(event));
+    element("composer").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#send();
+    });
+    this.#content.addEventListener("input", () => this.#fit());
+    this.#content.addEventListener("keydown", (event) => {
+      // While an input method composes a word, Enter belongs to it (229: Safari's way to say so).
+      if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229) {
+        event.preventDefault();
+        this.#send();
+      }
+    });
+    element("retry").addEventListener("click", () =>
+      this.#status.dataset.state === "stopped" ? this.#connection?.open() : this.#connection?.retry(),
+    );
+    window.addEventListener("popstate", () => {
+      // Also fired by links within the page, which change nothing here.
+      if (roomOfPage() !== this.#room) {
+        this.#enter(roomOfPage());
+      }
+    });
+    document.addEventListener("visibilitychange", () => this.#nameTab());
+    this.#enter(roomOfPage());
+  }
+
+  /** @param {string} room */
+  #enter(room) {
+    this.#connection?.close();
+    this.#connection = null;
+    this.#room = room;
+    this.#wasLive = false;
+    this.#visited.add(room);
+    this.#roomInput.value = room;
+    element("room-name").textContent = room;
+    element("error").textContent = "";
+    element("again").setAttribute("href", `?room=${encodeURIComponent(room.toWellFormed())}`);
+    this.#listVisited();
+    this.#log.clear();
+    this.#nameTab();
+    const problem = problemOf(room);
+    if (problem) {
+      this.#show("stopped", "refused", problem);
+      return;
+    }
+    const url = pageUrl(`ws/${encodeURIComponent(room)}`);
+    url.protocol = url.protocol.replace("http", "ws");
+    this.#connection = new RoomConnection(url.href, {
+      onState: (state, details) => this.#changed(state, details),
+      onMessage: (envelope) => this.#received(envelope),
+    });
+    this.#connection.open();
+  }
+
+  /** @param {import("./connection.js").State} state @param {import("./connection.js").Details} details */
+  #changed(state, { process = "", code = 0, reason = "" }) {
+    if (state === "live") {
+      this.#show("live", "live", "");
+      element("process").textContent = process;
+      if (this.#wasLive) {
+        this.#log.addGap("Connected again; what was said in between may be missing here");
+      }
+      this.#wasLive = true;
+    } else if (state === "stopped") {
+      const why = CLOSED_BECAUSE.get(code) ?? `The server refuses this connection (${code}).`;
+      this.#show("stopped", code === 1000 ? "offline" : "refused", `${why} ${reason}`.trim());
+    } else {
+      this.#show(state, state, state === "reconnecting" ? "The connection was lost. Trying again …" : "");
+    }
+  }
+
+  /** @param {import("./connection.js").State} state @param {string} label @param {string} notice */
+  #show(state, label, notice) {
+    if (this.#status.textContent !== label) {
+      this.#status.textContent = label; // only a change: a screen reader says it each time
+    }
+    this.#status.dataset.state = state;
+    element("notice").hidden = !notice;
+    element("notice").dataset.state = state;
+    element("notice-text").textContent = notice;
+    element("retry").hidden = this.#connection === null;
+    if (state !== "live") {
+      element("process").textContent = "–";
+    }
+  }
+
+  /** @param {import("./connection.js").Envelope} envelope */
+  #received({ MESSAGE_ID, message, room }) {
+    if (MESSAGE_ID !== "chat.message") {
+      return;
+    }
+    const aside = room === "*" ? "to everyone" : room === this.#room ? "" : "to you";
+    this.#log.add(message, { isOwn: message.user_id === document.body.dataset.userId, aside });
+    this.#unseen += 1;
+    this.#nameTab();
+  }
+
+  #nameTab() {
+    this.#unseen = document.hidden ? this.#unseen : 0;
+    document.title = `${this.#unseen ? `(${this.#unseen}) ` : ""}${this.#room} · Rooms`;
+  }
+
+  #listVisited() {
+    const links = [...this.#visited].map((room) => {
+      const link = document.createElement("a");
+      link.href = `?room=${encodeURIComponent(room.toWellFormed())}`;
+      link.textContent = room;
+      link.toggleAttribute("aria-current", room === this.#room);
+      const item = document.createElement("li");
+      item.append(link);
+      return item;
+    });
+    element("visited").replaceChildren(...links);
+  }
+
+  /** @param {MouseEvent} event */
+  #followLink(event) {
+    const link = /** @type {Element} */ (event.target).closest("a");
+    if (link && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
+      event.preventDefault();
+      this.#goTo(link.textContent ?? DEFAULT_ROOM);
+    }
+  }
+
+  /** @param {SubmitEvent} event */
+  #pickRoom(event) {
+    event.preventDefault();
+    const room = this.#roomInput.value.trim() || DEFAULT_ROOM;
+    const problem = problemOf(room);
+    if (problem) {
+      this.#roomInput.setCustomValidity(problem);
+      this.#roomInput.reportValidity();
+      return;
+    }
+    this.#goTo(room);
+    this.#content.focus();
+  }
+
+  /** @param {string} room */
+  #goTo(room) {
+    if (room !== this.#room) {
+      history.pushState(null, "", `?room=${encodeURIComponent(room)}`);
+      this.#enter(room);
+    }
+  }
+
+  async #send() {
+    const text = this.#content.value;
+    if (this.#isSending || !text.trim()) {
+      return;
+    }
+    this.#setSending(true);
+    const room = this.#room;
+    const problem = problemOf(room) || (await post(room, text));
+    this.#setSending(false);
+    if (!problem && this.#content.value.startsWith(text)) {
+      // What was written while this message was on its way stays.
+      this.#content.setRangeText("", 0, text.length, "preserve");
+      this.#fit();
+    }
+    if (room === this.#room) {
+      element("error").textContent = problem;
+    }
+  }
+
+  /** @param {boolean} isSending */
+  #setSending(isSending) {
+    this.#isSending = isSending;
+    // Not `disabled`, which would take the focus away from who pressed it.
+    element("send").setAttribute("aria-disabled", String(isSending));
+  }
+
+  #fit() {
+    this.#content.style.height = "auto";
+    this.#content.style.height = `${this.#content.scrollHeight}px`;
+    const length = lengthOf(this.#content.value.trim());
+    const count = element("count");
+    count.hidden = length < MAX_CONTENT * 0.9;
+    count.textContent = `${length.toLocaleString()} / ${MAX_CONTENT.toLocaleString()}`;
+    count.toggleAttribute("data-over", length > MAX_CONTENT);
+  }
+}
+
+/** Send a message; what came in its way, in the server's own words, or "". @param {string} room @param {string} content */
+async function post(room, content) {
+  const token = /** @type {HTMLInputElement} */ (document.querySelector("[name=csrfmiddlewaretoken]")).value;
+  try {
+    const response = await fetch(pageUrl(`chat/${encodeURIComponent(room)}/message`), {
+      method: "POST",
+      headers: { "Content-Type": "application/json", "X-CSRFToken": token },
+      body: JSON.stringify({ content }),
+      signal: AbortSignal.timeout(POST_TIMEOUT_MS),
+    });
+    return response.ok ? "" : await reasonOf(response);
+  } catch (error) {
+    return error instanceof DOMException && error.name === "TimeoutError"
+      ? "The server did not answer: perhaps your message was sent, perhaps not."
+      : "The server can’t be reached. Your text is still here.";
+  }
+}
+
+/** @param {Response} response */
+async function reasonOf(response) {
+  const { detail } = await response.json().catch(() => ({}));
+  if (Array.isArray(detail)) {
+    return detail.map(({ loc, msg }) => `${loc?.at(-1) ?? "message"}: ${msg}`).join("; ");
+  }
+  return typeof detail === "string" ? detail : `The server answered ${response.status}.`;
+}
+
+/** A URL beside this page's own, wherever the project is mounted. @param {string} path */
+function pageUrl(path) {
+  return new URL(path, document.baseURI);
+}
+
+function roomOfPage() {
+  return new URLSearchParams(location.search).get("room") || DEFAULT_ROOM;
+}
+
+new Chat().start();

@@ -1,0 +1,15 @@
+"""The demo's URLs. Room names are any text, slashes included: hence `path`."""
+
+from django.contrib import admin
+from django.urls import path
+
+from project import views
+from rooms_app import health
+
+urlpatterns = [
+    path("", views.page, name="chat"),
+    path("chat/<path:room_id>/message", views.SendMessage.as_view(), name="send-message"),
+    path("health/live", health.live, name="health-live"),
+    path("health/ready", health.ready, name="health-ready"),
+    path("admin/", admin.site.urls),
+]

@@ -1,0 +1,94 @@
+"""System checks: what would fail, or lose messages, later."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import redis
+from django.core.checks import CheckMessage, Error, Warning
+
+from rooms_app import conf
+from rooms_app.exceptions import RoomsConfigurationError
+from rooms_app.registry import registry
+
+_MEMORY = "channels.layers.InMemoryChannelLayer"
+_CLASSIC = "channels_redis.core.RedisChannelLayer"
+#: One hub channel carries all rooms of a process: below this, a burst is dropped.
+_LOW_CAPACITY = 1_000
+#: redis-py's own default since 8.0, and as long as the classic layer blocks.
+_BLOCKING = 5
+
+
+def check_rooms(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """All of rooms_app's checks."""
+    return [*_check_settings(), *_check_messages(), *_check_layer(), *_check_embedded()]
+
+
+def _check_settings() -> Iterator[CheckMessage]:
+    for problem in conf.problems():
+        yield Error(problem, hint="See docs/reference/settings.md for the keys of ROOMS.", id="rooms.E001")
+
+
+def _check_messages() -> Iterator[CheckMessage]:
+    for error in registry.errors:
+        yield Error(str(error), hint="Give each message class a MESSAGE_ID of its own.", id="rooms.E003")
+
+
+def _check_layer() -> Iterator[CheckMessage]:
+    try:
+        alias = conf.rooms_settings().channel_layer
+    except RoomsConfigurationError:
+        return
+    layer = conf.channel_layer_configs().get(alias)
+    if layer is None:
+        yield Error(
+            f"CHANNEL_LAYERS has no {alias!r}: rooms need a channel layer.",
+            hint='CHANNEL_LAYERS = {"default": rooms_app.layers.channel_layer("pubsub", "redis://…")}',
+            id="rooms.E002",
+        )
+        return
+    backend, config = layer.get("BACKEND"), layer.get("CONFIG", {})
+    if backend in (_MEMORY, _CLASSIC) and config.get("capacity", 100) < _LOW_CAPACITY:
+        yield Warning(
+            f"The channel layer's capacity is {config.get('capacity', 100)}, and it silently drops what exceeds it: "
+            "one channel carries all rooms of a process.",
+            hint=f'Set "capacity" in CHANNEL_LAYERS[{alias!r}]["CONFIG"] to 10,000, or use the pub/sub layer.',
+            id="rooms.W001",
+        )
+    if backend == _MEMORY and not conf.is_debug():
+        yield Warning(
+            "InMemoryChannelLayer reaches this process only.",
+            hint="Use a Redis layer where there is more than one process, also for management commands.",
+            id="rooms.W003",
+        )
+    if backend == _CLASSIC and _timeout_kills_readers(config):
+        yield Warning(
+            "redis-py 8 gives up on a socket after 5 s, just as long as RedisChannelLayer blocks on it: idle "
+            "connections fail (https://github.com/django/channels_redis/issues/422).",
+            hint="Write the hosts with rooms_app.layers.redis_host(url), which sets socket_timeout.",
+            id="rooms.W002",
+        )
+
+
+def _timeout_kills_readers(config: dict[str, Any]) -> bool:
+    has_default = int(redis.__version__.split(".")[0]) >= 8
+    for host in config.get("hosts") or [{}]:
+        timeout = host.get("socket_timeout", 0) if isinstance(host, dict) else 0
+        if timeout is not None and (0 < timeout <= _BLOCKING or (timeout == 0 and has_default)):
+            return True
+    return False
+
+
+def _check_embedded() -> Iterator[CheckMessage]:
+    try:
+        directory = conf.rooms_settings().embedded_directory
+    except RoomsConfigurationError:
+        return
+    if directory is not None and not conf.is_debug() and "REDIS_URL" not in os.environ:
+        yield Warning(
+            "The bundled Redis is for development, and DEBUG is False.",
+            hint="Set REDIS_URL to a Redis or Valkey server of your own.",
+            id="rooms.W004",
+        )

@@ -1,0 +1,278 @@
+"""One connection: an accepted WebSocket, as an endpoint, a consumer and the hub see it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from rooms_app import envelope
+from rooms_app.closing import RETRY_AFTER_MS, CloseCode, Closing
+from rooms_app.conf import rooms_settings
+from rooms_app.exceptions import ConnectionClosed
+from rooms_app.inbound import ClientOptions, FrameLimit
+from rooms_app.outbox import Outbox
+from rooms_app.rooms import EVERYONE
+from rooms_app.servers import Batch, find_outlet
+
+logger = logging.getLogger(__name__)
+
+#: Names this process in `sys.hello`; a reload or a fork of the server makes a new one.
+PROCESS_ID = secrets.token_hex(4)
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class HasConnection(Protocol):
+    """What can join rooms: a `RoomSocket`, or a `RoomConsumer`, which has one."""
+
+    @property
+    def connection(self) -> RoomSocket:
+        """The connection itself."""
+
+
+class RoomSocket:
+    """A WebSocket as an endpoint gets it: Starlette's names, plus `wait_closed`.
+
+    What a client sends is capped in size and rate. From the disconnect on, `receive` and each send raise
+    `ConnectionClosed`.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_app_task",
+        "_frame_limit",
+        "_has_connected",
+        "_is_accepted",
+        "_is_answer_due",
+        "_receive",
+        "_send",
+        "_unsent_first",
+        "closing",
+        "expires_at",
+        "id",
+        "is_abandoned",
+        "joins_user_room",
+        "loop",
+        "options",
+        "outbox",
+        "rooms",
+        "scope",
+        "silence",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        settings = rooms_settings()
+        self.scope = scope
+        #: Names this connection to `exclude=` and in `sys.hello`.
+        self.id = secrets.token_urlsafe(9)
+        #: Whether a signed-in user's connection is put into her own room.
+        self.joins_user_room = True
+        #: The rooms it is in; the hub's to change.
+        self.rooms: set[str] = set()
+        #: How it was closed, by either side; None while it lives.
+        self.closing: Closing | None = None
+        #: What the client asked for in the URL and the subprotocols.
+        self.options = ClientOptions.parse(scope)
+        self.loop = asyncio.get_running_loop()
+        #: When it is asked to reconnect, on the loop's clock.
+        self.expires_at = self.loop.time() + settings.max_age * random.uniform(0.9, 1.1)
+        #: The count of writes at the last look, and when it last changed; for `sys.ping`.
+        self.silence = (0, 0.0)
+        self.outbox = Outbox(
+            find_outlet(scope, send),
+            max_messages=settings.max_unsent_messages,
+            max_bytes=settings.max_unsent_bytes,
+            on_overflow=self._overflow,
+        )
+        self._receive = receive
+        self._send = send
+        self._frame_limit = FrameLimit()
+        self._app_task = asyncio.current_task()
+        #: The client did not take its close frame, and the server did not say so: its task was ended.
+        self.is_abandoned = False
+        self._has_connected = False
+        self._is_accepted = False
+        #: The client gave `since`, and nothing has answered it yet.
+        self._is_answer_due = self.options.since is not None
+        #: Protocol messages that go out before anything else once the connection is accepted.
+        self._unsent_first: list[str] = []
+
+    @property
+    def connection(self) -> RoomSocket:
+        """Itself; so that a `RoomConsumer` can be passed wherever a `RoomSocket` can."""
+        return self
+
+    @property
+    def user(self) -> Any:
+        """The signed-in user, or Django's AnonymousUser."""
+        return self.scope.get("user")
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The parameters of the URL pattern."""
+        kwargs: dict[str, Any] = self.scope.get("url_route", {}).get("kwargs", {})
+        return kwargs
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the handshake is done."""
+        return self._is_accepted
+
+    async def connected(self) -> None:
+        """Wait for the client's handshake."""
+        if self._has_connected:
+            return
+        event = await self._receive()
+        if event["type"] == "websocket.disconnect":
+            raise self._mark_closed(event.get("code") or CloseCode.DONE, "")
+        self._has_connected = True
+
+    async def accept(self, subprotocol: str | None = None) -> None:
+        """Complete the handshake; `rooms.v1` is chosen for a client that offers it, unless another is named."""
+        await self.connected()
+        if self._is_accepted:
+            raise RuntimeError("This WebSocket is accepted already.")
+        if subprotocol is None and self.options.speaks_rooms:
+            subprotocol = ClientOptions.SUBPROTOCOL
+        await self._send_event({"type": "websocket.accept", "subprotocol": subprotocol})
+        self._is_accepted = True
+        self.outbox.outlet.opened(rooms_settings().send_buffer_bytes)
+        if self.options.speaks_rooms:
+            hello = envelope.system("hello", connection=self.id, process=PROCESS_ID, rooms=sorted(self.rooms - {EVERYONE}))
+            self._unsent_first.insert(0, hello)
+        if self.closing is not None:
+            # It was closed while it waited here, where no close frame could be sent.
+            self.outbox.outlet.close(*self.closing, rooms_settings().slow_grace)
+            raise ConnectionClosed(*self.closing)
+        first, self._unsent_first = self._unsent_first, []
+        self.outbox.release(*first)
+
+    async def receive(self) -> dict[str, Any]:
+        """The client's next frame, as the ASGI event `websocket.receive`. Raises `ConnectionClosed` at the end."""
+        await self.connected()
+        self.answer_resume()
+        if self.closing is not None and not self._is_accepted:
+            raise ConnectionClosed(*self.closing)
+        event = await self._receive()
+        if event["type"] == "websocket.disconnect":
+            raise self._mark_closed(event.get("code") or 1005, event.get("reason") or "")
+        refusal = self._frame_limit.check(event)
+        if refusal is not None:
+            await self.close(refusal)
+            raise ConnectionClosed(refusal, refusal.reason)
+        return event
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection ends; whatever the client sends meanwhile is ignored."""
+        try:
+            while True:
+                await self.receive()
+        except ConnectionClosed:
+            return
+
+    async def send_text(self, text: str) -> None:
+        """Send one text frame to this client alone."""
+        await self._send_event({"type": "websocket.send", "text": text})
+
+    async def send_bytes(self, data: bytes) -> None:
+        """Send one binary frame to this client alone."""
+        await self._send_event({"type": "websocket.send", "bytes": data})
+
+    async def send_json(self, value: Any) -> None:
+        """Send a value as JSON, in a text frame, to this client alone."""
+        await self.send_text(envelope.to_json(value))
+
+    async def close(self, code: int = CloseCode.DONE, reason: str = "") -> None:
+        """Close the connection. Closing twice is no error."""
+        if self.closing is not None:
+            return
+        if self.outbox.is_behind:
+            # The server's own `send` waits for a client that does not read.
+            self.close_now(code, reason)
+            return
+        self._say_closing(code, reason)
+        self._mark_closed(code, reason)
+        try:
+            await self._send({"type": "websocket.close", "code": int(code), "reason": reason or _reason(code)})
+        except Exception as error:
+            logger.debug("close failed connection=%s error=%r", self.id, error)
+
+    def close_now(self, code: int, reason: str = "") -> None:
+        """Queue the close frame behind what is unsent, past `send`, and reset what is unread after the grace."""
+        if self.closing is not None:
+            return
+        if self._is_accepted:
+            self.outbox.flush()
+            self._say_closing(code, reason)
+            grace = rooms_settings().slow_grace
+            self.outbox.outlet.close(int(code), reason or _reason(code), grace)
+            # Past the reset, which a server reports as a disconnect; not every server can be told to reset.
+            self.loop.call_later(grace + 1, self._abandon)
+        self._mark_closed(code, reason)
+
+    def begin_resume(self) -> None:
+        """Hold live frames until the client's `since` is answered."""
+        if self._is_answer_due and self._is_accepted:
+            self.outbox.hold()
+
+    def answer_resume(self) -> None:
+        """Answer the client's `since`, once, and go on live; there is no history, so nothing is replayed."""
+        if not self._is_answer_due:
+            return
+        self._is_answer_due = False
+        is_first = self.options.since == ClientOptions.LATEST
+        answer = envelope.system("resumed", replayed=0) if is_first else envelope.system("reset", reason="no_history")
+        if self._is_accepted:
+            self.outbox.release(answer)
+        else:
+            self._unsent_first.append(answer)
+
+    def ended(self) -> None:
+        """The application is done with it."""
+        self._app_task = None
+        self._mark_closed(1006, "")
+
+    async def _send_event(self, event: dict[str, Any]) -> None:
+        if self.closing is not None:
+            raise ConnectionClosed(*self.closing)
+        if event["type"] == "websocket.send" and not self._is_accepted:
+            raise RuntimeError("Accept the WebSocket before you send: await websocket.accept()")
+        try:
+            await self._send(event)
+        except Exception as error:
+            # Each server has its own exception for a client that has gone: one of ours for all.
+            raise self._mark_closed(1006, "lost") from error
+
+    def _overflow(self) -> None:
+        logger.info("closing a slow client connection=%s", self.id)
+        self.close_now(CloseCode.SLOW)
+
+    def _abandon(self) -> None:
+        if self._app_task is not None and not self._app_task.done():
+            self.is_abandoned = True
+            self._app_task.cancel()
+
+    def _say_closing(self, code: int, reason: str) -> None:
+        if self.options.opted_in and self._is_accepted:
+            wait = RETRY_AFTER_MS.get(code, 0)  # type: ignore[call-overload]
+            text = envelope.system("closing", code=int(code), reason=reason or _reason(code), retry_after_ms=wait)
+            self.outbox.outlet.write(Batch([text]))
+
+    def _mark_closed(self, code: int, reason: str) -> ConnectionClosed:
+        if self.closing is None:
+            self.closing = Closing(int(code), reason or _reason(code))
+        self.outbox.shut()
+        return ConnectionClosed(*self.closing)
+
+
+def _reason(code: int) -> str:
+    try:
+        return CloseCode(code).reason
+    except ValueError:
+        return ""

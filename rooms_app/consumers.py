@@ -1,0 +1,138 @@
+"""`RoomConsumer`: the class form of a connection, a Channels consumer that joins rooms."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from channels.consumer import AsyncConsumer
+from channels.layers import get_channel_layer
+from channels.utils import await_many_dispatch
+
+from rooms_app import lifecycle
+from rooms_app.closing import Refused
+from rooms_app.connection import Receive, RoomSocket, Scope, Send
+from rooms_app.context import use_ws_manager
+from rooms_app.exceptions import ConnectionClosed
+from rooms_app.rooms import check_rooms
+
+
+class RoomConsumer(AsyncConsumer):
+    """Puts each connection into `get_rooms()` once `can_join` has admitted it to every one of them.
+
+    Without a `can_join` of your own nobody gets in. Everything of `RoomSocket` is on the consumer itself.
+    """
+
+    #: Give the consumer a layer channel of its own, with the stock `channel_name`, groups and handlers.
+    own_channel: ClassVar[bool] = False
+    #: Groups that the own channel is added to.
+    groups: ClassVar[Sequence[str]] = ()
+    #: Whether a signed-in user's connection is also in her own room.
+    joins_user_room: ClassVar[bool] = True
+
+    websocket: RoomSocket
+
+    async def get_rooms(self) -> list[str]:
+        """The rooms that this connection asks to join."""
+        return []
+
+    async def can_join(self, room: str) -> bool:
+        """Whether this connection may join the room. Asked again each time it connects."""
+        return False
+
+    async def on_open(self) -> None:
+        """Called when the connection is accepted and in its rooms."""
+
+    async def on_close(self, code: int) -> None:
+        """Called when an open connection has ended, with its close code."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
+        """The ASGI application of one connection."""
+        self.scope = scope
+        self.base_send = send
+        self.websocket = RoomSocket(scope, receive, send)
+        self.websocket.joins_user_room = self.joins_user_room
+        await lifecycle.run(self.websocket, self._run, name=type(self).__qualname__)
+
+    async def _run(self) -> None:
+        rooms = check_rooms(await self.get_rooms())
+        for room in rooms:
+            if not await self.can_join(room):
+                raise Refused(lifecycle.forbidden(self.websocket))
+        manager = use_ws_manager()
+        # Join before accepting: a message sent between the two would be lost.
+        await manager.add_websocket(self.websocket)
+        await manager.join(rooms, self.websocket)
+        await self.websocket.accept()
+        try:
+            await self.on_open()
+            await (self._run_own_channel() if self.own_channel else self._ignore_frames())
+        except ConnectionClosed:
+            pass
+        finally:
+            await self.on_close(self.websocket.closing.code if self.websocket.closing else 1006)
+
+    async def _ignore_frames(self) -> None:
+        while True:
+            await self.websocket.receive()
+
+    async def _run_own_channel(self) -> None:
+        self.channel_layer = get_channel_layer(self.channel_layer_alias)
+        self.channel_name = await self.channel_layer.new_channel()
+        receive = functools.partial(self.channel_layer.receive, self.channel_name)
+        try:
+            for group in self.groups:
+                await self.channel_layer.group_add(group, self.channel_name)
+            await await_many_dispatch([self.websocket.receive, receive], self.dispatch)
+        finally:
+            for group in self.groups:
+                await self.channel_layer.group_discard(group, self.channel_name)
+
+    async def websocket_receive(self, event: dict[str, Any]) -> None:
+        """With `own_channel`, where frames are dispatched too: ignored. Clients speak over REST."""
+
+    # Everything of RoomSocket, on the consumer itself.
+
+    @property
+    def connection(self) -> RoomSocket:
+        """The connection: a consumer can be passed wherever a `RoomSocket` can."""
+        return self.websocket
+
+    @property
+    def user(self) -> Any:
+        """The signed-in user, or Django's AnonymousUser."""
+        return self.websocket.user
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The parameters of the URL pattern."""
+        return self.websocket.kwargs
+
+    async def accept(self, subprotocol: str | None = None) -> None:
+        """See `RoomSocket.accept`."""
+        await self.websocket.accept(subprotocol)
+
+    async def receive(self) -> dict[str, Any]:
+        """See `RoomSocket.receive`."""
+        return await self.websocket.receive()
+
+    async def send_text(self, text: str) -> None:
+        """See `RoomSocket.send_text`."""
+        await self.websocket.send_text(text)
+
+    async def send_bytes(self, data: bytes) -> None:
+        """See `RoomSocket.send_bytes`."""
+        await self.websocket.send_bytes(data)
+
+    async def send_json(self, value: Any) -> None:
+        """See `RoomSocket.send_json`."""
+        await self.websocket.send_json(value)
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """See `RoomSocket.close`."""
+        await self.websocket.close(code, reason)
+
+    async def wait_closed(self) -> None:
+        """See `RoomSocket.wait_closed`."""
+        await self.websocket.wait_closed()

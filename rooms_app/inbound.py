@@ -1,0 +1,90 @@
+"""What a client says: its options in the URL, and frames, which are only counted. Sockets go one way."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar
+from urllib.parse import parse_qs
+
+from rooms_app.closing import CloseCode, Refused
+from rooms_app.conf import rooms_settings
+
+_MAX_SINCE = 64
+_MAX_PING = 3600
+_WINDOW = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientOptions:
+    """What a client asked for: by `?since=`, `?ping=` and the subprotocol `rooms.v1`."""
+
+    SUBPROTOCOL: ClassVar[str] = "rooms.v1"
+    LATEST: ClassVar[str] = "latest"
+
+    #: The last id it has seen, "latest", or None where it wants no answer.
+    since: str | None = None
+    #: After so many silent seconds it wants a `sys.ping`; 0 for none.
+    ping: float = 0.0
+    #: Whether it offered `rooms.v1`, which switches all protocol messages on.
+    speaks_rooms: bool = False
+    #: What is wrong with the request, for a close with 4501.
+    problem: str | None = None
+
+    @property
+    def opted_in(self) -> bool:
+        """Whether it understands protocol messages: others get none."""
+        return self.speaks_rooms or self.since is not None or self.ping > 0
+
+    @classmethod
+    def parse(cls, scope: dict[str, Any]) -> ClientOptions:
+        """The options in an ASGI scope; a malformed one is named in `problem`."""
+        speaks_rooms = cls.SUBPROTOCOL in scope.get("subprotocols", ())
+        try:
+            query = parse_qs(scope.get("query_string", b"").decode(), keep_blank_values=True, max_num_fields=100)
+            return cls(
+                since=_since(query),
+                ping=_ping(query) or (rooms_settings().ping if speaks_rooms else 0.0),
+                speaks_rooms=speaks_rooms,
+            )
+        except (Refused, ValueError) as error:
+            problem = error.reason if isinstance(error, Refused) else "malformed query string"
+            return cls(speaks_rooms=speaks_rooms, problem=problem)
+
+
+def _since(query: dict[str, list[str]]) -> str | None:
+    since = query.get("since", [None])[-1]  # type: ignore[list-item]
+    if since is not None and not 0 < len(since) <= _MAX_SINCE:
+        raise Refused(CloseCode.BAD_REQUEST, f"since: 1 to {_MAX_SINCE} characters")
+    return since
+
+
+def _ping(query: dict[str, list[str]]) -> float:
+    if "ping" not in query:
+        return 0.0
+    text = query["ping"][-1]
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MAX_PING:
+        raise Refused(CloseCode.BAD_REQUEST, f"ping: 1 to {_MAX_PING} seconds")
+    return float(text)
+
+
+class FrameLimit:
+    """Caps what a client sends, in size and in rate."""
+
+    __slots__ = ("_count", "_since")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._since = 0.0
+
+    def check(self, event: dict[str, Any]) -> CloseCode | None:
+        """The code to close with if this frame is too large, or one too many in ten seconds."""
+        settings = rooms_settings()
+        payload = event.get("text") or event.get("bytes") or b""
+        if len(payload) > settings.max_inbound_bytes:
+            return CloseCode.BAD_REQUEST
+        now = time.monotonic()
+        if now - self._since > _WINDOW:
+            self._count, self._since = 0, now
+        self._count += 1
+        return CloseCode.TOO_MANY_FRAMES if self._count > settings.max_inbound_frames else None

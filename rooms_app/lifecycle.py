@@ -1,0 +1,64 @@
+"""A connection from its handshake to its end, the same for consumers and endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from rooms_app.closing import CloseCode, Refused
+from rooms_app.connection import RoomSocket
+from rooms_app.context import use_ws_manager
+from rooms_app.exceptions import ConnectionClosed, ForbiddenRoom, InvalidRoom, RoomsUnavailable
+
+logger = logging.getLogger(__name__)
+
+
+async def run(websocket: RoomSocket, body: Callable[[], Awaitable[None]], *, name: str) -> None:
+    """Run the body of one connection; whatever it raises becomes a close code, and its rooms are always left.
+
+    An error is logged once and not raised again: servers differ in what they then tell the client.
+    """
+    try:
+        await websocket.connected()
+        if websocket.options.problem is not None:
+            raise Refused(CloseCode.BAD_REQUEST, websocket.options.problem)
+        await body()
+        await websocket.close()
+    except ConnectionClosed:
+        pass
+    except Refused as refused:
+        await refuse(websocket, refused.code, refused.reason)
+    except ForbiddenRoom:
+        await refuse(websocket, forbidden(websocket))
+    except InvalidRoom as error:
+        await refuse(websocket, CloseCode.BAD_REQUEST, str(error))
+    except RoomsUnavailable as error:
+        logger.debug("refused a connection: %s", error)
+        await refuse(websocket, CloseCode.BUSY)
+    except asyncio.CancelledError:
+        if not websocket.is_abandoned:
+            raise
+    except Exception:
+        logger.exception("%s failed connection=%s", name, websocket.id)
+        await refuse(websocket, CloseCode.ERROR)
+    finally:
+        websocket.ended()
+        await use_ws_manager().remove_websocket(websocket)
+
+
+async def refuse(websocket: RoomSocket, code: CloseCode, reason: str = "") -> None:
+    """Close with a code that the client can see: browsers report a refused handshake only as 1006."""
+    try:
+        if not websocket.is_accepted:
+            await websocket.accept()
+        await websocket.close(code, reason or code.reason)
+    except ConnectionClosed:
+        return
+
+
+def forbidden(websocket: RoomSocket) -> CloseCode:
+    """The code for someone who may not join: the anonymous may sign in and come back."""
+    user = websocket.user
+    is_signed_in = user is not None and user.is_authenticated
+    return CloseCode.FORBIDDEN_ROOM if is_signed_in else CloseCode.NOT_AUTHENTICATED

@@ -1,0 +1,235 @@
+"""The manager: sends to rooms, and puts this process's connections into them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from enum import StrEnum
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from rooms_app import envelope
+from rooms_app.background import background, refuse_in_event_loop
+from rooms_app.breaker import Breaker
+from rooms_app.conf import rooms_settings
+from rooms_app.connection import HasConnection, RoomSocket
+from rooms_app.exceptions import ForbiddenRoom, MessageTooLarge, RoomsUnavailable
+from rooms_app.hub import Hub, hub_for, hub_of
+from rooms_app.registry import WebSocketMessageBase
+from rooms_app.rooms import check_rooms, is_reserved, user_room
+from rooms_app.transport import channel_layer, group_send
+
+T = TypeVar("T")
+
+
+class SendOutcome(StrEnum):
+    """What became of a send."""
+
+    #: The channel layer has it.
+    SENT = "sent"
+    #: It goes when the transaction commits.
+    DEFERRED = "deferred"
+    #: The channel layer did not confirm; it was counted and logged.
+    FAILED = "failed"
+
+
+@runtime_checkable
+class WebSocketConnectionManager(Protocol):
+    """What `use_ws_manager()` gives; implement it to stand in for the real one in tests."""
+
+    async def broadcast(self, message: bytes) -> SendOutcome:
+        """Send raw bytes to every connection in all processes: a text frame where they are UTF-8, else binary."""
+
+    async def send(
+        self,
+        rooms: Sequence[str],
+        message: WebSocketMessageBase,
+        *,
+        exclude: str | HasConnection | None = None,
+        robust: bool = True,
+    ) -> SendOutcome:
+        """Send a message to rooms at once; a connection in several of them gets it once.
+
+        `exclude` leaves one connection out, by itself or by its id. With `robust=False` a failure is raised as
+        `RoomsUnavailable`, which means perhaps sent. Raises `InvalidRoom` and `MessageTooLarge` always.
+        """
+
+    async def join(self, rooms: Sequence[str], websocket: HasConnection, *, reserved: bool = False) -> None:
+        """Put a connection into rooms, and return when their subscriptions stand.
+
+        Calling it is the decision to let it in. Raises `InvalidRoom`, `ForbiddenRoom` for another user's room
+        unless `reserved=True`, `RoomsUnavailable`, `ConnectionClosed`, `Refused` at a limit.
+        """
+
+    async def leave(self, rooms: Sequence[str], websocket: HasConnection) -> None:
+        """Take a connection out of rooms; no error where it is not in."""
+
+    async def add_websocket(self, websocket: HasConnection) -> None:
+        """Register a connection: it gets broadcasts, and a signed-in user's what is sent to her own room."""
+
+    async def remove_websocket(self, websocket: HasConnection) -> None:
+        """Take a connection out of everything. Removing twice is no error."""
+
+    def broadcast_sync(self, message: bytes) -> SendOutcome:
+        """`broadcast` for sync code."""
+
+    def send_sync(
+        self,
+        rooms: Sequence[str],
+        message: WebSocketMessageBase,
+        *,
+        exclude: str | HasConnection | None = None,
+        robust: bool = True,
+    ) -> SendOutcome:
+        """`send` for sync code: at once, also inside a transaction."""
+
+    def join_sync(self, rooms: Sequence[str], websocket: HasConnection, *, reserved: bool = False) -> None:
+        """`join` for sync code in another thread than the connection's."""
+
+    def leave_sync(self, rooms: Sequence[str], websocket: HasConnection) -> None:
+        """`leave` for sync code in another thread than the connection's."""
+
+    def add_websocket_sync(self, websocket: HasConnection) -> None:
+        """`add_websocket` for sync code in another thread than the connection's."""
+
+    def remove_websocket_sync(self, websocket: HasConnection) -> None:
+        """`remove_websocket` for sync code in another thread than the connection's."""
+
+
+class ChannelLayerManager:
+    """The manager on the project's channel layer. `counts` tells how many sends were `sent` and `failed`."""
+
+    def __init__(self) -> None:
+        self._breaker = Breaker()
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many sends there were in this process, by outcome."""
+        return self._breaker.counts
+
+    async def broadcast(self, message: bytes) -> SendOutcome:
+        _check_size(len(message))
+        return await self._send(envelope.raw_broadcast(message), robust=True)
+
+    async def send(
+        self,
+        rooms: Sequence[str],
+        message: WebSocketMessageBase,
+        *,
+        exclude: str | HasConnection | None = None,
+        robust: bool = True,
+    ) -> SendOutcome:
+        return await self._send(_prepare(rooms, message, exclude), robust=robust)
+
+    async def join(self, rooms: Sequence[str], websocket: HasConnection, *, reserved: bool = False) -> None:
+        connection = websocket.connection
+        names = check_rooms(rooms)
+        for room in names:
+            if is_reserved(room) and not reserved and room != own_room(connection):
+                raise ForbiddenRoom(room)
+        connection.begin_resume()
+        await hub_for(channel_layer()).join(connection, names)
+        connection.answer_resume()
+
+    async def leave(self, rooms: Sequence[str], websocket: HasConnection) -> None:
+        connection = websocket.connection
+        names = check_rooms(rooms)
+        hub = hub_of(connection)
+        if hub is not None:
+            await hub.leave(connection, names)
+
+    async def add_websocket(self, websocket: HasConnection) -> None:
+        connection = websocket.connection
+        connection.begin_resume()
+        hub = hub_for(channel_layer())
+        await hub.add(connection)
+        room = own_room(connection)
+        if room is not None and connection.joins_user_room:
+            await hub.join(connection, [room])
+
+    async def remove_websocket(self, websocket: HasConnection) -> None:
+        connection = websocket.connection
+        hub = hub_of(connection)
+        if hub is not None:
+            await hub.remove(connection)
+
+    def broadcast_sync(self, message: bytes) -> SendOutcome:
+        refuse_in_event_loop("broadcast_sync")
+        return background.run(lambda: self.broadcast(message))
+
+    def send_sync(
+        self,
+        rooms: Sequence[str],
+        message: WebSocketMessageBase,
+        *,
+        exclude: str | HasConnection | None = None,
+        robust: bool = True,
+    ) -> SendOutcome:
+        refuse_in_event_loop("send_sync")
+        prepared = _prepare(rooms, message, exclude)
+        return background.run(lambda: self._send(prepared, robust=robust))
+
+    def join_sync(self, rooms: Sequence[str], websocket: HasConnection, *, reserved: bool = False) -> None:
+        _run_beside("join_sync", websocket, lambda: self.join(rooms, websocket, reserved=reserved))
+
+    def leave_sync(self, rooms: Sequence[str], websocket: HasConnection) -> None:
+        _run_beside("leave_sync", websocket, lambda: self.leave(rooms, websocket))
+
+    def add_websocket_sync(self, websocket: HasConnection) -> None:
+        _run_beside("add_websocket_sync", websocket, lambda: self.add_websocket(websocket))
+
+    def remove_websocket_sync(self, websocket: HasConnection) -> None:
+        _run_beside("remove_websocket_sync", websocket, lambda: self.remove_websocket(websocket))
+
+    async def _send(self, message: dict[str, Any], *, robust: bool) -> SendOutcome:
+        if not message["rooms"]:
+            return SendOutcome.SENT
+        layer = channel_layer()
+        try:
+            with self._breaker.attempt():
+                await group_send(layer, message)
+        except RoomsUnavailable:
+            if not robust:
+                raise
+            return SendOutcome.FAILED
+        return SendOutcome.SENT
+
+
+def check_message(message: WebSocketMessageBase) -> str:
+    """The encoded message. Raises `MessageTooLarge`."""
+    text = envelope.encode(message)
+    _check_size(len(text.encode()))
+    return text
+
+
+def own_room(connection: RoomSocket) -> str | None:
+    """The room of the connection's signed-in user, or None for the anonymous."""
+    user = connection.user
+    return user_room(user) if user is not None and user.is_authenticated else None
+
+
+def hub_here() -> Hub:
+    """The hub of the running event loop."""
+    return hub_for(channel_layer())
+
+
+def _prepare(
+    rooms: Sequence[str], message: WebSocketMessageBase, exclude: str | HasConnection | None
+) -> dict[str, Any]:
+    text = check_message(message)
+    excluded = exclude if isinstance(exclude, str | None) else exclude.connection.id
+    return envelope.room_message(check_rooms(rooms), text, exclude=excluded)
+
+
+def _check_size(size: int) -> None:
+    limit = rooms_settings().max_message_bytes
+    if size > limit:
+        raise MessageTooLarge(
+            f'The message is {size:,} bytes as JSON; ROOMS["max_message_bytes"] allows {limit:,}.'
+        )
+
+
+def _run_beside(name: str, websocket: HasConnection, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine in the event loop that the connection lives in, from another thread."""
+    refuse_in_event_loop(name)
+    return asyncio.run_coroutine_threadsafe(call(), websocket.connection.loop).result()

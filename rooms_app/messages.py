@@ -1,0 +1,46 @@
+"""Typed messages that can be sent: what a team declares in its `messages.py`."""
+
+from __future__ import annotations
+
+from rooms_app.connection import HasConnection
+from rooms_app.context import use_ws_message_sender
+from rooms_app.manager import SendOutcome
+from rooms_app.registry import MessageRegistry, WebSocketMessageBase, registry
+from rooms_app.rooms import EVERYONE
+
+__all__ = ["MessageRegistry", "WebSocketMessage", "WebSocketMessageBase", "registry"]
+
+
+class WebSocketMessage(WebSocketMessageBase, abstract=True):
+    """A typed message that can send itself.
+
+    Each send returns what became of it: `sent`, `deferred` (to the commit) or `failed`. A failure of the channel
+    layer is counted and logged; with `robust=False` it is raised as `RoomsUnavailable`, which means perhaps sent.
+    `exclude` leaves one connection out ("to others"). Raises `InvalidRoom` and `MessageTooLarge`.
+    """
+
+    async def send(
+        self, *rooms: str, exclude: str | HasConnection | None = None, robust: bool = True
+    ) -> SendOutcome:
+        """Send to rooms from async code, at once."""
+        return await use_ws_message_sender().send(rooms, self, exclude=exclude, robust=robust)
+
+    def send_sync(
+        self,
+        *rooms: str,
+        exclude: str | HasConnection | None = None,
+        robust: bool = True,
+        using: str | None = None,
+    ) -> SendOutcome:
+        """Send to rooms from sync code: after the commit where a transaction is open on `using`, else at once."""
+        return use_ws_message_sender().send_sync(rooms, self, exclude=exclude, robust=robust, using=using)
+
+    async def broadcast(self, *, exclude: str | HasConnection | None = None, robust: bool = True) -> SendOutcome:
+        """Send to every connection in all processes, from async code."""
+        return await self.send(EVERYONE, exclude=exclude, robust=robust)
+
+    def broadcast_sync(
+        self, *, exclude: str | HasConnection | None = None, robust: bool = True, using: str | None = None
+    ) -> SendOutcome:
+        """Send to every connection in all processes, from sync code: after the commit, as `send_sync`."""
+        return self.send_sync(EVERYONE, exclude=exclude, robust=robust, using=using)

@@ -1,0 +1,79 @@
+"""Message types by their MESSAGE_ID: what may be sent, and what a name on the wire means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
+
+from rooms_app.exceptions import MessageDefinitionError, UnknownMessage
+
+#: MESSAGE_IDs that start so belong to the protocol itself.
+RESERVED_PREFIX = "sys."
+
+#: Longest MESSAGE_ID, in characters.
+MAX_ID_LENGTH = 100
+
+
+class MessageRegistry:
+    """The message classes of a process, each under its MESSAGE_ID."""
+
+    def __init__(self) -> None:
+        self._types: dict[str, type[WebSocketMessageBase]] = {}
+        #: Definitions that failed while the apps' `messages` modules were imported, for the system check.
+        self.errors: list[MessageDefinitionError] = []
+
+    def add(self, message_type: type[WebSocketMessageBase]) -> None:
+        """Enter a class. Raises `MessageDefinitionError` for a MESSAGE_ID that is missing, reserved or taken."""
+        message_id = getattr(message_type, "MESSAGE_ID", None)
+        name = f"{message_type.__module__}.{message_type.__qualname__}"
+        if not isinstance(message_id, str) or not 0 < len(message_id) <= MAX_ID_LENGTH:
+            raise MessageDefinitionError(
+                f'{name} needs a MESSAGE_ID: a text of 1 to {MAX_ID_LENGTH} characters, such as "chat.message".'
+            )
+        if message_id.startswith(RESERVED_PREFIX):
+            raise MessageDefinitionError(f"{name}: MESSAGE_IDs that start with {RESERVED_PREFIX!r} are reserved.")
+        other = self._types.get(message_id)
+        # The same definition run again (a reload, a function that makes a class) replaces the one before.
+        if other is not None and f"{other.__module__}.{other.__qualname__}" != name:
+            raise MessageDefinitionError(
+                f"{name} and {other.__module__}.{other.__qualname__} both have the MESSAGE_ID {message_id!r}."
+            )
+        self._types[message_id] = message_type
+
+    def get(self, message_id: str) -> type[WebSocketMessageBase]:
+        """The class with this MESSAGE_ID. Raises `UnknownMessage`."""
+        try:
+            return self._types[message_id]
+        except KeyError:
+            known = ", ".join(sorted(self._types)) or "none"
+            raise UnknownMessage(f"No message class has the MESSAGE_ID {message_id!r}. Known: {known}.") from None
+
+    def __iter__(self) -> Iterator[type[WebSocketMessageBase]]:
+        return iter(self._types.values())
+
+
+#: The process's message types.
+registry = MessageRegistry()
+
+
+class WebSocketMessageBase(BaseModel):
+    """A typed message: Pydantic fields, and a MESSAGE_ID that names the type on the wire.
+
+    A subclass without a MESSAGE_ID of its own, or with another class's, raises `MessageDefinitionError`.
+    Give `abstract=True` as a class keyword to a base class that is not itself sent.
+    """
+
+    MESSAGE_ID: ClassVar[str]
+
+    def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
+        """Takes the class keyword; the class is complete, and entered, only when Pydantic's own hook runs."""
+        super().__init_subclass__(**kwargs)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        is_parametrised = bool(cls.__pydantic_generic_metadata__["args"])
+        if not abstract and not is_parametrised:
+            registry.add(cls)

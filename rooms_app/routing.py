@@ -1,0 +1,73 @@
+"""`websocket_application`: the Origin check, then session auth, then routes, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from channels.auth import AuthMiddlewareStack
+from channels.routing import URLRouter
+from django.urls import re_path
+
+from rooms_app import lifecycle
+from rooms_app.closing import CloseCode, Refused
+from rooms_app.conf import session_cookie_name
+from rooms_app.connection import Receive, RoomSocket, Scope, Send
+from rooms_app.exceptions import RoomsConfigurationError
+from rooms_app.origin import OriginCheck
+from rooms_app.registry import registry
+from rooms_app.servers import SERVER_SEND
+
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def websocket_application(routes: Sequence[Any]) -> Application:
+    """The application for Channels' `ProtocolTypeRouter`: routes are `path(…, Consumer.as_asgi())` or `endpoint.path`.
+
+    Stock Channels consumers can stand among them. Raises `RoomsConfigurationError` where a message class is
+    ill-defined, so that a server that runs no system checks does not start without it.
+    """
+    if registry.errors:
+        raise RoomsConfigurationError(str(registry.errors[0])) from registry.errors[0]
+    router = URLRouter([*routes, re_path(r"", _refuse_unknown_path)])
+    return _remember_server_send(OriginCheck(SessionAuth(router)))
+
+
+def _remember_server_send(application: Application) -> Application:
+    """Outermost, it sees the server's own `send`, which the session middleware wraps."""
+
+    async def remember(scope: Scope, receive: Receive, send: Send) -> None:
+        await application({**scope, SERVER_SEND: send}, receive, send)
+
+    return remember
+
+
+class SessionAuth:
+    """Channels' session auth; who has no session cookie is anonymous without a thread or a query."""
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+        self._stack = AuthMiddlewareStack(application)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if _has_session_cookie(scope):
+            await self._stack(scope, receive, send)
+            return
+        # Not at the top: importing the user model needs the apps, and asgi.py may import this before them.
+        from django.contrib.auth.models import AnonymousUser
+
+        await self._application({**scope, "user": AnonymousUser()}, receive, send)
+
+
+def _has_session_cookie(scope: Scope) -> bool:
+    name = session_cookie_name().encode()
+    return any(key == b"cookie" and name in value for key, value in scope.get("headers", []))
+
+
+async def _refuse_unknown_path(scope: Scope, receive: Receive, send: Send) -> None:
+    websocket = RoomSocket(scope, receive, send)
+
+    async def refuse() -> None:
+        raise Refused(CloseCode.BAD_REQUEST, "no such path")
+
+    await lifecycle.run(websocket, refuse, name="websocket_application")

@@ -1,0 +1,31 @@
+"""How frames reach a client: an outlet per kind of ASGI server, found when the socket connects.
+
+An outlet that knows its server writes ready frames to the server's transport; the one for all others steps the
+ASGI `send`. Each says when the server holds enough for this client, and when it has room again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rooms_app.servers.asgi import AsgiOutlet
+from rooms_app.servers.daphne import DaphneOutlet
+from rooms_app.servers.frames import Batch, batches
+from rooms_app.servers.outlet import Outlet
+from rooms_app.servers.uvicorn import UvicornOutlet
+
+__all__ = ["SERVER_SEND", "Batch", "Outlet", "batches", "find_outlet"]
+
+#: Where `websocket_application` keeps the server's own `send`, which the middlewares below it wrap.
+SERVER_SEND = "rooms_app.send"
+
+
+def find_outlet(scope: dict[str, Any], send: Callable[[Any], Any]) -> Outlet:
+    """The outlet for a connection: its server's own where one fits, else the portable one."""
+    server_send = scope.get(SERVER_SEND, send)
+    for kind in (UvicornOutlet, DaphneOutlet):
+        outlet = kind.fit(server_send)
+        if outlet is not None:
+            return outlet
+    return AsgiOutlet(send)

@@ -1,0 +1,82 @@
+"""Daphne: ready frames straight to the Twisted transport of its WebSocket protocol."""
+
+from __future__ import annotations
+
+import functools
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from rooms_app.servers.frames import Batch
+from rooms_app.servers.outlet import nothing
+
+
+class DaphneOutlet:
+    """Writes past Daphne's `send`, which never pushes back: Twisted tells this producer when it holds enough.
+
+    Twisted's producer interface: https://docs.twisted.org/en/stable/core/howto/producers.html
+    """
+
+    __slots__ = ("_protocol", "_transport", "on_resume", "paused")
+
+    name: ClassVar[str] = "daphne"
+
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+        self._transport = protocol.transport
+        self.paused = False
+        self.on_resume: Callable[[], None] = nothing
+
+    @classmethod
+    def fit(cls, send: Any) -> DaphneOutlet | None:
+        """An outlet where `send` is Daphne's partial over a known protocol, without TLS and without compression."""
+        if not isinstance(send, functools.partial) or len(send.args) != 1:
+            return None
+        (protocol,) = send.args
+        known: type | None = getattr(sys.modules.get("daphne.ws_protocol"), "WebSocketProtocol", None)
+        tcp: type | None = getattr(sys.modules.get("twisted.internet.tcp"), "Connection", None)
+        if known is None or tcp is None or not isinstance(protocol, known):
+            return None
+        is_usable = (
+            isinstance(getattr(protocol, "transport", None), tcp)
+            and getattr(protocol, "_perMessageCompress", None) is None
+            and hasattr(protocol, "closeHandshakeTimeout")
+        )
+        return cls(protocol) if is_usable else None
+
+    @property
+    def lost(self) -> bool:
+        return bool(self._protocol.state != self._protocol.STATE_OPEN)
+
+    def opened(self, send_buffer: int) -> None:
+        if send_buffer:
+            self._transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        # The HTTP channel that did the handshake is still registered, and would stop reading from a slow client.
+        self._transport.unregisterProducer()
+        self._transport.registerProducer(self, True)  # noqa: FBT003 - Twisted's own signature: streaming
+
+    def write(self, batch: Batch) -> None:
+        if not self.lost:
+            self._transport.write(batch.wire)
+
+    def wait(self) -> None:
+        """Nothing to do: Twisted calls `resumeProducing`."""
+
+    def close(self, code: int, reason: str, grace: float) -> None:
+        if not self.lost:
+            # Autobahn resets a connection whose close handshake takes longer than this, by default 1 s.
+            self._protocol.closeHandshakeTimeout = grace
+            self._protocol.sendClose(code=code, reason=reason or None)
+
+    # Twisted's IPushProducer
+
+    def pauseProducing(self) -> None:  # noqa: N802
+        self.paused = True
+
+    def resumeProducing(self) -> None:  # noqa: N802
+        self.paused = False
+        self.on_resume()
+
+    def stopProducing(self) -> None:  # noqa: N802
+        self.paused = False

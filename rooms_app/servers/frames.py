@@ -1,0 +1,81 @@
+"""WebSocket frames as a server sends them (RFC 6455, section 5.2): unmasked, unfragmented, uncompressed."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+_FIN_TEXT = 0x81
+_FIN_BINARY = 0x82
+_FIN_CLOSE = 0x88
+
+#: A close frame holds at most 125 bytes, two of which are the code.
+MAX_REASON_BYTES = 123
+
+
+def frame(first_byte: int, payload: bytes) -> bytes:
+    """One frame with its length in the shortest of the three forms."""
+    size = len(payload)
+    if size < 126:
+        return bytes((first_byte, size)) + payload
+    if size < 65_536:
+        return struct.pack("!BBH", first_byte, 126, size) + payload
+    return struct.pack("!BBQ", first_byte, 127, size) + payload
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """A close frame; a reason that is too long is cut."""
+    cut = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+    return frame(_FIN_CLOSE, struct.pack("!H", code) + cut.encode())
+
+
+class Batch:
+    """Messages that go to a connection in one write, each made ready once for all connections that get it."""
+
+    def __init__(self, payloads: Sequence[str | bytes]) -> None:
+        #: A text frame each, or a binary one where the payload is bytes.
+        self.payloads = payloads
+
+    def __len__(self) -> int:
+        return len(self.payloads)
+
+    @cached_property
+    def wire(self) -> bytes:
+        """The frames, joined, as they go to a transport."""
+        return b"".join(
+            frame(_FIN_TEXT, payload.encode()) if isinstance(payload, str) else frame(_FIN_BINARY, payload)
+            for payload in self.payloads
+        )
+
+    @cached_property
+    def asgi(self) -> list[dict[str, Any]]:
+        """The messages as they go to an ASGI `send`."""
+        return [
+            {"type": "websocket.send", "text": payload}
+            if isinstance(payload, str)
+            else {"type": "websocket.send", "bytes": payload}
+            for payload in self.payloads
+        ]
+
+    @cached_property
+    def size(self) -> int:
+        """The payloads' bytes, for the bound of a connection that can't take them yet."""
+        return sum(len(payload.encode()) if isinstance(payload, str) else len(payload) for payload in self.payloads)
+
+
+#: The most that one joined write holds, in bytes; a single message may be larger.
+MAX_BATCH_BYTES = 256 * 1024
+
+
+def batches(payloads: Sequence[str | bytes]) -> Iterator[Batch]:
+    """The payloads in order, in as few batches as the cap of one write allows."""
+    start = size = 0
+    for index, payload in enumerate(payloads):
+        if size and size + len(payload) > MAX_BATCH_BYTES:
+            yield Batch(payloads[start:index])
+            start, size = index, 0
+        size += len(payload)
+    if start < len(payloads):
+        yield Batch(payloads[start:] if start else payloads)

@@ -1,0 +1,60 @@
+"""Out to the channel layer: one `group_send` per room, whatever the layer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from channels.exceptions import ChannelFull
+from channels.layers import InMemoryChannelLayer, get_channel_layer
+
+from rooms_app.conf import rooms_settings
+from rooms_app.exceptions import RoomsConfigurationError
+from rooms_app.hub import hubs
+from rooms_app.rooms import group_name
+
+
+def channel_layer() -> Any:
+    """The channel layer that carries the rooms. Raises `RoomsConfigurationError` where there is none."""
+    alias = rooms_settings().channel_layer
+    layer = get_channel_layer(alias)
+    if layer is None:
+        raise RoomsConfigurationError(f"CHANNEL_LAYERS has no {alias!r}: rooms need a channel layer.")
+    return layer
+
+
+async def group_send(layer: Any, message: dict[str, Any]) -> None:
+    """Send a room message to the group of each of its rooms, within `send_timeout`."""
+    async with asyncio.timeout(rooms_settings().send_timeout):
+        for room in message["rooms"]:
+            if isinstance(layer, InMemoryChannelLayer):
+                await _send_in_memory(layer, group_name(room), message)
+            else:
+                await layer.group_send(group_name(room), message)
+
+
+async def _send_in_memory(layer: InMemoryChannelLayer, group: str, message: dict[str, Any]) -> None:
+    """`group_send`, but safe across event loops: each hub's queue is filled in the hub's own loop."""
+    loops = {hub.channel: hub.loop for hub in hubs() if hub.layer is layer}
+    here = asyncio.get_running_loop()
+    for channel in tuple(layer.groups.get(group, ())):
+        send = _send_unless_full(layer, channel, message)
+        loop = loops.get(channel, here)
+        if loop is here:
+            await send
+        else:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(send, loop))
+
+
+def _send_unless_full(
+    layer: InMemoryChannelLayer, channel: str, message: dict[str, Any]
+) -> Coroutine[Any, Any, None]:
+    async def send() -> None:
+        try:
+            await layer.send(channel, message)
+        except ChannelFull:
+            # As the layer's own group_send: what exceeds the capacity is dropped.
+            return
+
+    return send()

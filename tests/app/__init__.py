@@ -1,0 +1,1 @@
+"""An installed app with messages, for the tests."""

@@ -1,0 +1,11 @@
+"""Message types that the tests send."""
+
+from rooms_app import WebSocketMessage
+
+
+class Note(WebSocketMessage):
+    """A numbered text."""
+
+    MESSAGE_ID = "tests.note"
+    number: int = 0
+    text: str = ""
