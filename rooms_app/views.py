@@ -7,7 +7,7 @@ parameters validated by what they are annotated with, and it may be an `async de
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -15,11 +15,11 @@ from typing import Any, ClassVar, get_args, get_type_hints
 
 from asgiref.sync import async_to_sync
 from django.core.exceptions import RequestDataTooBig
-from django.http import HttpRequest
+from django.http import HttpRequest, QueryDict
 from django.http.request import UnreadablePostError
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json
-from rest_framework import exceptions, status
+from rest_framework import exceptions
 from rest_framework.parsers import JSONParser
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -48,7 +48,7 @@ _MAX_TEXT = 500
 class InvalidRequest(exceptions.APIException):
     """400 with `{"detail": [{"loc", "msg", "type"}, …]}`."""
 
-    status_code = status.HTTP_400_BAD_REQUEST
+    status_code = 400
 
     def __init__(self, errors: Sequence[ErrorDict]) -> None:
         # Not through DRF's own __init__, which would make a text of each number in `loc`.
@@ -66,9 +66,24 @@ class InvalidRequest(exceptions.APIException):
 class ServiceUnavailable(exceptions.APIException):
     """503: the message was perhaps sent, perhaps not."""
 
-    status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+    status_code = 503
     default_detail = "The message was perhaps sent, perhaps not."
     default_code = "rooms_unavailable"
+
+
+class PydanticJSONParser(JSONParser):
+    """Reads `request.data`, for a permission that looks at it, with the same errors as a handler's body."""
+
+    def parse(self, stream: Any, media_type: Any = None, parser_context: Any = None) -> Any:
+        """The JSON as dicts and lists. Not from the stream, which would leave nothing for the handler."""
+        return _plain_json(parser_context["request"].body)
+
+
+class _JSONRequest(Request):
+    @property
+    def POST(self) -> Any:  # type: ignore[override]  # noqa: N802 - the name is Django's
+        # There are no forms here. DRF would parse the body to look for one, for the CSRF check of a session.
+        return QueryDict()
 
 
 class PydanticAPIView(APIView):
@@ -84,9 +99,9 @@ class PydanticAPIView(APIView):
     that can't be used.
     """
 
-    parser_classes = [JSONParser]
+    parser_classes = [PydanticJSONParser]
     renderer_classes = [JSONRenderer]
-    # Sync for Django, whatever the handlers are: DRF's permissions and throttles may use the database.
+    # Whatever the handlers are: DRF's permissions and throttles are sync, and may use the database.
     view_is_async = False
     _handlers: ClassVar[Mapping[str, _Handler]] = {}
 
@@ -114,6 +129,16 @@ class PydanticAPIView(APIView):
         if handler := self._handlers.get(method):
             setattr(self, method, partial(handler, self, getattr(self, method)))
 
+    def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
+        """The request that permissions, throttles and handlers are given."""
+        return _JSONRequest(
+            request,
+            parsers=self.get_parsers(),
+            authenticators=self.get_authenticators(),
+            negotiator=self.get_content_negotiator(),
+            parser_context=self.get_parser_context(request),
+        )
+
     def handle_exception(self, exc: Exception) -> Response:
         """The answer to what went wrong: rooms_app's exceptions as 4xx and 503, all else as DRF."""
         return super().handle_exception(_as_api_exception(exc))
@@ -123,79 +148,66 @@ class PydanticAPIView(APIView):
 class _Handler:
     """What the annotations of one handler say, read once at `as_view()`."""
 
-    #: The name of the parameter that takes the body, if one does.
-    body: str | None
-    #: The names of the others, in order, since a URL pattern may have unnamed groups.
-    parameters: Sequence[str]
-    #: What each annotated parameter, the body too, is validated by.
-    adapters: Mapping[str, TypeAdapter[Any]]
+    #: The URL parameters, in the order of a URL pattern with unnamed groups, each with what validates it.
+    parameters: Mapping[str, TypeAdapter[Any]]
+    #: The parameter that takes the body, if one does, with what validates it.
+    body: tuple[str, TypeAdapter[Any]] | None
 
     @classmethod
     def of(cls, view: type[APIView], method: str, function: Callable[..., Any]) -> _Handler:
-        body = None
-        adapters: dict[str, TypeAdapter[Any]] = {}
-        names = []
-        for parameter in _own_parameters(function):
+        parameters: dict[str, TypeAdapter[Any]] = {}
+        body: tuple[str, TypeAdapter[Any]] | None = None
+        for parameter in list(inspect.signature(function).parameters.values())[2:]:
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue
             where = f"{view.__qualname__}.{method}(), parameter {parameter.name!r}"
-            annotation = _resolved(parameter.annotation, function, where)
+            annotation, adapter = _read_annotation(parameter, function, where)
             if not _mentions_a_model(annotation):
-                names.append(parameter.name)
-            elif method in _BODILESS:
+                parameters[parameter.name] = adapter
+                continue
+            if method in _BODILESS:
                 raise RoomsConfigurationError(f"{where}: a {method.upper()} request has no body.")
-            elif body is not None:
-                raise RoomsConfigurationError(f"{where}: {body!r} takes the body already.")
-            else:
-                body = parameter.name
-            if annotation is not Any:
-                adapters[parameter.name] = _adapter(annotation, where)
-        return cls(body=body, parameters=names, adapters=adapters)
+            if body is not None:
+                raise RoomsConfigurationError(f"{where}: {body[0]!r} takes the body already.")
+            body = parameter.name, adapter
+        return cls(parameters=parameters, body=body)
 
-    def __call__(
-        self,
-        view: APIView,
-        function: Callable[..., Any],
-        request: Request,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        given = self._validated(dict(zip(self.parameters, args, strict=False)) | kwargs)
+    def __call__(self, view: APIView, function: Any, request: Request, *args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(self.parameters, args, strict=False)) | kwargs
+        self._validate_parameters(given)
         if self.body is not None:
-            given[self.body] = _parse(_read_json(view, request), self.adapters[self.body])
+            name, adapter = self.body
+            given[name] = _validated(adapter, _read_json(view, request))
         response = function(request, *args[len(self.parameters) :], **given)
-        # The response is looked at, not the function, which may be an async one under a decorator's sync one.
+        # The response tells, not the function: a decorator's sync function may have an async one inside.
         return async_to_sync(_finish)(response) if inspect.isawaitable(response) else response
 
-    def _validated(self, given: dict[str, Any]) -> dict[str, Any]:
+    def _validate_parameters(self, given: dict[str, Any]) -> None:
         errors: list[ErrorDict] = []
-        for name in self.parameters:
-            if name not in self.adapters or name not in given:
-                continue
+        for name in [name for name in self.parameters if name in given]:
             try:
-                given[name] = self.adapters[name].validate_python(given[name])
+                given[name] = self.parameters[name].validate_python(given[name])
             except ValidationError as error:
                 errors.extend(_errors(error, name))
         if errors:
             raise InvalidRequest(errors)
-        return given
 
 
-def _own_parameters(function: Callable[..., Any]) -> Iterator[inspect.Parameter]:
-    """The named parameters after `self` and `request`."""
-    for parameter in list(inspect.signature(function).parameters.values())[2:]:
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            yield parameter
-
-
-def _resolved(annotation: Any, function: Callable[..., Any], where: str) -> Any:
-    """The annotation with its names looked up. One at a time, so that the error can say which it is."""
-    if annotation is inspect.Parameter.empty:
-        return Any
-    holder = SimpleNamespace(__annotations__={"it": annotation})
+def _read_annotation(
+    parameter: inspect.Parameter, function: Callable[..., Any], where: str
+) -> tuple[Any, TypeAdapter[Any]]:
+    """What the parameter is annotated with, its names looked up, and what validates it."""
+    given = Any if parameter.annotation is parameter.empty else parameter.annotation
+    # By itself, not with the function's other annotations, so that the error can say which one it is.
+    holder = SimpleNamespace(__annotations__={"it": given})
     names = getattr(inspect.unwrap(function), "__globals__", {})
     try:
-        return get_type_hints(holder, globalns=names, include_extras=True)["it"]
+        annotation = get_type_hints(holder, globalns=names, include_extras=True)["it"]
+        adapter = TypeAdapter(annotation)
+        adapter.rebuild()  # raises now, not at the first request, for a model that names what isn't there
     except Exception as error:
-        raise RoomsConfigurationError(f"{where}: {annotation!r} can't be resolved: {error}") from error
+        raise RoomsConfigurationError(f"{where}: {given!r} can't be used: {error}") from error
+    return annotation, adapter
 
 
 def _mentions_a_model(annotation: Any) -> bool:
@@ -206,36 +218,33 @@ def _mentions_a_model(annotation: Any) -> bool:
     return any(_mentions_a_model(part) for part in get_args(annotation))
 
 
-def _adapter(annotation: Any, where: str) -> TypeAdapter[Any]:
-    try:
-        adapter = TypeAdapter(annotation)
-        adapter.rebuild()  # raises now, not at the first request, for a model that names what isn't there
-    except Exception as error:
-        raise RoomsConfigurationError(f"{where}: Pydantic can't validate {annotation!r}: {error}") from error
-    return adapter
-
-
 def _read_json(view: APIView, request: Request) -> bytes:
     """The raw body. Raises DRF's `UnsupportedMediaType` unless it is declared as JSON."""
     declared = request.content_type
     if declared and not view.get_content_negotiator().select_parser(request, request.parsers or ()):
         raise exceptions.UnsupportedMediaType(declared)
     body: bytes = request.body
-    # An undeclared body is refused, since any site can have a browser send one here; no body at all is a 400.
+    # Any site can have a browser send an undeclared body here. No body at all is left to be a 400.
     if body and not declared:
         raise exceptions.UnsupportedMediaType("")
     return body
 
 
-def _parse(body: bytes, adapter: TypeAdapter[Any]) -> Any:
+def _plain_json(body: bytes) -> Any:
     try:
-        # Models would take NaN and Infinity, which are not JSON, and which no browser could read again.
-        from_json(body, allow_inf_nan=False)
+        # Models would take NaN and Infinity, which are not JSON and which no browser could read.
+        return from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidRequest([_error([], f"Invalid JSON: {error}", "json_invalid")]) from error
+
+
+def _validated(adapter: TypeAdapter[Any], body: bytes) -> Any:
+    _plain_json(body)
+    try:
+        # From the bytes, not from what they were parsed to: a strict model takes a UUID only from JSON.
         return adapter.validate_json(body)
     except ValidationError as error:
         raise InvalidRequest(_errors(error)) from error
-    except ValueError as error:
-        raise InvalidRequest([_error([], f"Invalid JSON: {error}", "json_invalid")]) from error
 
 
 async def _finish(response: Awaitable[Any]) -> Any:
@@ -269,12 +278,8 @@ def _errors(error: ValidationError, *prefix: str) -> list[ErrorDict]:
 
 
 def _error(loc: Sequence[int | str], msg: str, type_: str) -> ErrorDict:
-    return {
-        "loc": [_short(part) if isinstance(part, str) else part for part in loc],
-        "msg": _short(msg),
-        "type": type_,
-    }
+    return {"loc": [_short(part) for part in loc], "msg": _short(msg), "type": type_}
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…"
+def _short(part: Any) -> Any:
+    return f"{part[:_MAX_TEXT]}…" if isinstance(part, str) and len(part) > _MAX_TEXT else part
