@@ -66,7 +66,8 @@ class Children:
     def __exit__(self, *failure: object) -> None:
         self.stop()
         for signum, handler in self._handlers.items():
-            signal.signal(signum, handler)
+            # Who is asked to stop is about to end: a second Ctrl-C must not make a failure of that.
+            signal.signal(signum, signal.SIG_IGN if self._asked_to_stop and signum != signal.SIGCHLD else handler)
         signal.set_wakeup_fd(self._wakeup)
         self._selector.close()
         self._alarm.close()

@@ -73,8 +73,7 @@ class Command(BaseCommand):
         lock = ProcessLock(settings.RUNTIME_DIR / "demo.lock")
         if not lock.acquire():
             raise CommandError(
-                f"The demo of {settings.BASE_DIR} is already running, as process {lock.holder()}: "
-                "stop that one first."
+                f"The demo of {settings.BASE_DIR} is already running, as process {lock.holder()}: stop that one first."
             )
         stack.callback(lock.release)
         for port in ports:
@@ -118,9 +117,7 @@ class Command(BaseCommand):
         if users.filter(is_superuser=True).exists():
             return
         if users.filter(username="admin").exists():
-            self.stdout.write(
-                "The user admin is no superuser: make one by `python manage.py createsuperuser`."
-            )
+            self.stdout.write("The user admin is no superuser: make one by `python manage.py createsuperuser`.")
             return
         password = secrets.token_urlsafe(12)
         users.create_superuser(username="admin", email="", password=password)
@@ -145,9 +142,7 @@ class Command(BaseCommand):
                 while not _is_live(_reachable(host), port):
                     children.wait(0.1)
                     if time.monotonic() > deadline:
-                        raise CommandError(
-                            f"{server} on port {port} doesn't answer after {_START_TIMEOUT:g} s."
-                        )
+                        raise CommandError(f"{server} on port {port} doesn't answer after {_START_TIMEOUT:g} s.")
         children.check()
 
     def _welcome(self, ports: list[int], host: str) -> None:
@@ -204,8 +199,7 @@ def _check_free(host: str, port: int) -> None:
             probe.bind(address)
         except OSError as error:
             raise CommandError(
-                f"Port {port} on {host} is not free ({error.strerror}): "
-                "choose others, as in `--ports 8010 8011`."
+                f"Port {port} on {host} is not free ({error.strerror}): choose others, as in `--ports 8010 8011`."
             ) from error
 
 
