@@ -21,7 +21,14 @@ def refuse_in_event_loop(name: str) -> None:
         asyncio.get_running_loop()
     except RuntimeError:
         return
-    raise SynchronousOnlyOperation(f"{name}() can't be called from async code: await {name.removesuffix('_sync')}().")
+    advice = f"await {name.removesuffix('_sync')}()"
+    raise SynchronousOnlyOperation(f"{name}() can't be called from async code: {advice}.")
+
+
+def after_fork_in_child(call: Callable[[], None]) -> None:
+    """Have this called in each forked child, on systems that fork."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=call)
 
 
 class BackgroundLoop:
@@ -30,7 +37,7 @@ class BackgroundLoop:
     def __init__(self) -> None:
         self._forget()
         # A fork takes along neither the thread nor, perhaps, whoever held the lock.
-        os.register_at_fork(after_in_child=self._forget)
+        after_fork_in_child(self._forget)
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
@@ -38,8 +45,9 @@ class BackgroundLoop:
         self._thread: threading.Thread | None = None
 
     def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The coroutine's result, or the exception it raised."""
-        future: Future[T] = asyncio.run_coroutine_threadsafe(call(), self._get_loop())
+        """The coroutine's result, or the exception it raised. It sees the context variables of the caller."""
+        loop = self._get_loop()
+        future: Future[T] = asyncio.run_coroutine_threadsafe(call(), loop)
         try:
             return future.result()
         except BaseException:
@@ -47,29 +55,29 @@ class BackgroundLoop:
             raise
 
     def close(self) -> None:
-        """End the loop; channel layers close their connections with it."""
-        loop, thread = self._loop, self._thread
+        """End the loop: what is under way is cancelled, and channel layers close their connections to it."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+            thread, self._thread = self._thread, None
         if loop is None or thread is None:
             return
-        self._loop = None
         loop.call_soon_threadsafe(loop.stop)
         thread.join(timeout=2)
 
     def _get_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=_serve, args=[self._loop], name="rooms-background", daemon=True)
-                self._thread.start()
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=_serve, args=[loop], name="rooms-background", daemon=True)
+                thread.start()
+                self._loop, self._thread = loop, thread
             return self._loop
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-    finally:
-        loop.close()
+    # A Runner for its end alone: it cancels what is under way, so that no thread waits for that for ever.
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.get_loop().run_forever()
 
 
 #: The process's background loop.

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import secrets
-from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from rooms_app import envelope
+from rooms_app.asgi import Receive, Scope, Send
 from rooms_app.closing import RETRY_AFTER_MS, CloseCode, Closing
 from rooms_app.conf import rooms_settings
 from rooms_app.exceptions import ConnectionClosed
 from rooms_app.inbound import ClientOptions, FrameLimit
 from rooms_app.outbox import Outbox
-from rooms_app.rooms import EVERYONE
+from rooms_app.rooms import EVERYONE, user_room
 from rooms_app.servers import Batch, find_outlet
 
 logger = logging.getLogger(__name__)
 
-#: Names this process in `sys.hello`; a reload or a fork of the server makes a new one.
-PROCESS_ID = secrets.token_hex(4)
+_BOOT_ID = secrets.token_hex(3)
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+def process_id() -> str:
+    """Names this process in `sys.hello` and health checks; a fork differs by its pid, a restart by the rest."""
+    return f"{os.getpid()}-{_BOOT_ID}"
 
 
 class HasConnection(Protocol):
@@ -50,6 +51,8 @@ class RoomSocket:
         "_has_connected",
         "_is_accepted",
         "_is_answer_due",
+        "_is_close_due",
+        "_is_receiving",
         "_receive",
         "_send",
         "_unsent_first",
@@ -94,10 +97,13 @@ class RoomSocket:
         self._send = send
         self._frame_limit = FrameLimit()
         self._app_task = asyncio.current_task()
-        #: The client did not take its close frame, and the server did not say so: its task was ended.
+        #: The client did not take its close frame, and the server did not say so: `receive` was ended.
         self.is_abandoned = False
         self._has_connected = False
         self._is_accepted = False
+        #: It was closed before the handshake was done: the close frame follows the accept.
+        self._is_close_due = False
+        self._is_receiving = False
         #: The client gave `since`, and nothing has answered it yet.
         self._is_answer_due = self.options.since is not None
         #: Protocol messages that go out before anything else once the connection is accepted.
@@ -112,6 +118,12 @@ class RoomSocket:
     def user(self) -> Any:
         """The signed-in user, or Django's AnonymousUser."""
         return self.scope.get("user")
+
+    @property
+    def user_room(self) -> str | None:
+        """The room of the signed-in user, or None for the anonymous."""
+        user = self.user
+        return user_room(user) if user is not None and user.is_authenticated else None
 
     @property
     def kwargs(self) -> dict[str, Any]:
@@ -140,15 +152,21 @@ class RoomSocket:
             raise RuntimeError("This WebSocket is accepted already.")
         if subprotocol is None and self.options.speaks_rooms:
             subprotocol = ClientOptions.SUBPROTOCOL
-        await self._send_event({"type": "websocket.accept", "subprotocol": subprotocol})
+        if self.closing is not None and not self._is_close_due:
+            raise ConnectionClosed(*self.closing)
+        await self._call_send({"type": "websocket.accept", "subprotocol": subprotocol})
         self._is_accepted = True
         self.outbox.outlet.opened(rooms_settings().send_buffer_bytes)
         if self.options.speaks_rooms:
-            hello = envelope.system("hello", connection=self.id, process=PROCESS_ID, rooms=sorted(self.rooms - {EVERYONE}))
+            hello = envelope.system(
+                "hello", connection=self.id, process=process_id(), rooms=sorted(self.rooms - {EVERYONE})
+            )
             self._unsent_first.insert(0, hello)
         if self.closing is not None:
-            # It was closed while it waited here, where no close frame could be sent.
+            # It was closed before, where no close frame could be sent.
+            self._say_closing(*self.closing)
             self.outbox.outlet.close(*self.closing, rooms_settings().slow_grace)
+            await self.outbox.outlet.finish()
             raise ConnectionClosed(*self.closing)
         first, self._unsent_first = self._unsent_first, []
         self.outbox.release(*first)
@@ -159,7 +177,13 @@ class RoomSocket:
         self.answer_resume()
         if self.closing is not None and not self._is_accepted:
             raise ConnectionClosed(*self.closing)
-        event = await self._receive()
+        if self.closing is not None and self.is_abandoned:
+            raise ConnectionClosed(*self.closing)
+        self._is_receiving = True
+        try:
+            event = await self._receive()
+        finally:
+            self._is_receiving = False
         if event["type"] == "websocket.disconnect":
             raise self._mark_closed(event.get("code") or 1005, event.get("reason") or "")
         refusal = self._frame_limit.check(event)
@@ -192,11 +216,12 @@ class RoomSocket:
         """Close the connection. Closing twice is no error."""
         if self.closing is not None:
             return
-        if self.outbox.is_behind:
-            # The server's own `send` waits for a client that does not read.
+        if self._is_accepted:
+            # Not by the server's own `send`: it waits for a client that does not read, or (daphne's) drops
+            # the reason, and raises for the codes 1011 to 1013, so that the client would wait for ever.
             self.close_now(code, reason)
+            await self.outbox.outlet.finish()
             return
-        self._say_closing(code, reason)
         self._mark_closed(code, reason)
         try:
             await self._send({"type": "websocket.close", "code": int(code), "reason": reason or _reason(code)})
@@ -214,6 +239,8 @@ class RoomSocket:
             self.outbox.outlet.close(int(code), reason or _reason(code), grace)
             # Past the reset, which a server reports as a disconnect; not every server can be told to reset.
             self.loop.call_later(grace + 1, self._abandon)
+        else:
+            self._is_close_due = True
         self._mark_closed(code, reason)
 
     def begin_resume(self) -> None:
@@ -243,6 +270,9 @@ class RoomSocket:
             raise ConnectionClosed(*self.closing)
         if event["type"] == "websocket.send" and not self._is_accepted:
             raise RuntimeError("Accept the WebSocket before you send: await websocket.accept()")
+        await self._call_send(event)
+
+    async def _call_send(self, event: dict[str, Any]) -> None:
         try:
             await self._send(event)
         except Exception as error:
@@ -254,8 +284,9 @@ class RoomSocket:
         self.close_now(CloseCode.SLOW)
 
     def _abandon(self) -> None:
-        if self._app_task is not None and not self._app_task.done():
-            self.is_abandoned = True
+        self.is_abandoned = True
+        # Elsewhere than in `receive` the application is at work of its own, and is left to it.
+        if self._is_receiving and self._app_task is not None and not self._app_task.done():
             self._app_task.cancel()
 
     def _say_closing(self, code: int, reason: str) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from channels.consumer import AsyncConsumer
 from channels.layers import get_channel_layer
 from channels.utils import await_many_dispatch
 
 from rooms_app import lifecycle
+from rooms_app.asgi import Receive, Scope, Send
 from rooms_app.closing import Refused
-from rooms_app.connection import Receive, RoomSocket, Scope, Send
+from rooms_app.connection import RoomSocket
 from rooms_app.context import use_ws_manager
 from rooms_app.exceptions import ConnectionClosed
 from rooms_app.rooms import check_rooms
@@ -49,8 +50,9 @@ class RoomConsumer(AsyncConsumer):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
         """The ASGI application of one connection."""
-        self.scope = scope
-        self.base_send = send
+        # What Channels' own methods expect; its types name each kind of scope and event.
+        self.scope = cast(Any, scope)
+        self.base_send = cast(Any, send)
         self.websocket = RoomSocket(scope, receive, send)
         self.websocket.joins_user_room = self.joins_user_room
         await lifecycle.run(self.websocket, self._run, name=type(self).__qualname__)
@@ -78,16 +80,17 @@ class RoomConsumer(AsyncConsumer):
             await self.websocket.receive()
 
     async def _run_own_channel(self) -> None:
-        self.channel_layer = get_channel_layer(self.channel_layer_alias)
-        self.channel_name = await self.channel_layer.new_channel()
-        receive = functools.partial(self.channel_layer.receive, self.channel_name)
+        layer: Any = get_channel_layer(self.channel_layer_alias)
+        self.channel_layer = layer
+        self.channel_name = await layer.new_channel()
+        sources: list[Any] = [self.websocket.receive, functools.partial(layer.receive, self.channel_name)]
         try:
             for group in self.groups:
-                await self.channel_layer.group_add(group, self.channel_name)
-            await await_many_dispatch([self.websocket.receive, receive], self.dispatch)
+                await layer.group_add(group, self.channel_name)
+            await await_many_dispatch(sources, self.dispatch)
         finally:
             for group in self.groups:
-                await self.channel_layer.group_discard(group, self.channel_name)
+                await layer.group_discard(group, self.channel_name)
 
     async def websocket_receive(self, event: dict[str, Any]) -> None:
         """With `own_channel`, where frames are dispatched too: ignored. Clients speak over REST."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from django.urls import URLPattern, path
 
 from rooms_app import lifecycle
-from rooms_app.connection import Receive, RoomSocket, Scope, Send
+from rooms_app.asgi import Receive, Scope, Send
+from rooms_app.connection import RoomSocket
 from rooms_app.exceptions import RoomsConfigurationError
 
 Endpoint = Callable[..., Awaitable[None]]
@@ -26,7 +27,8 @@ class WebSocketEndpoint:
         self.__name__ = function.__name__
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
-        self.path: URLPattern = path(route, self, name=function.__name__)  # type: ignore[call-overload]
+        # Django's types know views only; Channels routes ASGI applications by the same patterns.
+        self.path: URLPattern = path(route, cast(Any, self), name=function.__name__)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         websocket = RoomSocket(scope, receive, send)
@@ -35,9 +37,7 @@ class WebSocketEndpoint:
         await lifecycle.run(websocket, lambda: self._function(websocket, **kwargs), name=self.__name__)
 
 
-def websocket_endpoint(
-    route: str, *, joins_user_room: bool = True
-) -> Callable[[Endpoint], WebSocketEndpoint]:
+def websocket_endpoint(route: str, *, joins_user_room: bool = True) -> Callable[[Endpoint], WebSocketEndpoint]:
     """Make a function `async def f(websocket: RoomSocket, **url_parameters)` an endpoint at a Django route.
 
     It accepts, and joins rooms by `use_ws_manager()`: calling `join` is the decision. When it returns the

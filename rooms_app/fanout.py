@@ -50,9 +50,7 @@ def _are_disjoint(rooms: Sequence[Collection[C]]) -> bool:
     return len(rooms) < 2 or len(set().union(*rooms)) == sum(map(len, rooms))
 
 
-def _plan_by_connection(
-    messages: Iterable[Received], members: Callable[[str], Collection[C]]
-) -> Iterator[Delivery[C]]:
+def _plan_by_connection(messages: Iterable[Received], members: Callable[[str], Collection[C]]) -> Iterator[Delivery[C]]:
     due: dict[C, list[Payload]] = {}
     for message in messages:
         reached: set[C] = set()

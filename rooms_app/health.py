@@ -7,7 +7,7 @@ from typing import Any
 
 from django.http import HttpRequest, JsonResponse
 
-from rooms_app.connection import PROCESS_ID
+from rooms_app.connection import process_id
 from rooms_app.transport import channel_layer, group_send
 
 logger = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ _NOWHERE = "sys.health"
 
 async def live(request: HttpRequest) -> JsonResponse:
     """200 as long as the event loop runs; touches nothing else."""
-    return JsonResponse({"status": "live", "process": PROCESS_ID})
+    return JsonResponse({"status": "live", "process": process_id()})
 
 
 async def ready(request: HttpRequest) -> JsonResponse:
@@ -29,5 +29,5 @@ async def ready(request: HttpRequest) -> JsonResponse:
     except Exception as error:
         logger.debug("not ready error=%r", error)
         reason = f"the channel layer does not answer: {type(error).__name__}"
-        return JsonResponse({"status": "unavailable", "reason": reason, "process": PROCESS_ID}, status=503)
-    return JsonResponse({"status": "ready", "process": PROCESS_ID})
+        return JsonResponse({"status": "unavailable", "reason": reason, "process": process_id()}, status=503)
+    return JsonResponse({"status": "ready", "process": process_id()})

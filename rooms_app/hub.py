@@ -15,7 +15,7 @@ from rooms_app.connection import RoomSocket
 from rooms_app.exceptions import ConnectionClosed, RoomsUnavailable
 from rooms_app.fanout import plan
 from rooms_app.recent import Recent
-from rooms_app.rooms import EVERYONE, user_room
+from rooms_app.rooms import EVERYONE
 from rooms_app.servers import batches
 from rooms_app.subscriptions import Subscriptions
 from rooms_app.upkeep import Upkeep
@@ -65,10 +65,10 @@ class Hub:
         settings = rooms_settings()
         if settings.max_connections and len(self.connections) >= settings.max_connections:
             raise Refused(CloseCode.BUSY)
+        room = connection.user_room
         limit = settings.max_connections_per_user
-        if limit and connection.user is not None and connection.user.is_authenticated:
-            if len(self.subscriptions.members(user_room(connection.user))) >= limit:
-                raise Refused(CloseCode.CONNECTION_LIMIT)
+        if limit and room is not None and len(self.subscriptions.members(room)) >= limit:
+            raise Refused(CloseCode.CONNECTION_LIMIT)
         self.connections[connection] = None
         self.counts[f"path_{connection.outbox.outlet.name}"] += 1
         logger.debug("connection=%s path=%s", connection.id, connection.outbox.outlet.name)
@@ -185,8 +185,7 @@ class Hub:
     def _readable(self, events: list[dict[str, Any]]) -> Iterator[envelope.Received]:
         for event in events:
             if event.get("type") != envelope.ROOM_MESSAGE:
-                is_ours = event.get("type") == envelope.ROOM_CONTROL and self._upkeep is not None
-                if not is_ours or not self._upkeep.hear(event):
+                if not self._hear(event):
                     self.counts["ignored"] += 1
                 continue
             message = envelope.parse(event)
@@ -196,6 +195,10 @@ class Hub:
                 self.counts["duplicates"] += 1
             else:
                 yield message
+
+    def _hear(self, event: dict[str, Any]) -> bool:
+        is_control = event.get("type") == envelope.ROOM_CONTROL
+        return is_control and self._upkeep is not None and self._upkeep.hear(event)
 
     def _members(self, room: str) -> Collection[RoomSocket]:
         return self.subscriptions.members(room)

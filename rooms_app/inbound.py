@@ -41,7 +41,8 @@ class ClientOptions:
         """The options in an ASGI scope; a malformed one is named in `problem`."""
         speaks_rooms = cls.SUBPROTOCOL in scope.get("subprotocols", ())
         try:
-            query = parse_qs(scope.get("query_string", b"").decode(), keep_blank_values=True, max_num_fields=100)
+            query_string = scope.get("query_string", b"").decode()
+            query = parse_qs(query_string, keep_blank_values=True, max_num_fields=100)
             return cls(
                 since=_since(query),
                 ping=_ping(query) or (rooms_settings().ping if speaks_rooms else 0.0),
@@ -53,8 +54,10 @@ class ClientOptions:
 
 
 def _since(query: dict[str, list[str]]) -> str | None:
-    since = query.get("since", [None])[-1]  # type: ignore[list-item]
-    if since is not None and not 0 < len(since) <= _MAX_SINCE:
+    if "since" not in query:
+        return None
+    since = query["since"][-1]
+    if not 0 < len(since) <= _MAX_SINCE:
         raise Refused(CloseCode.BAD_REQUEST, f"since: 1 to {_MAX_SINCE} characters")
     return since
 
@@ -80,7 +83,8 @@ class FrameLimit:
     def check(self, event: dict[str, Any]) -> CloseCode | None:
         """The code to close with if this frame is too large, or one too many in ten seconds."""
         settings = rooms_settings()
-        payload = event.get("text") or event.get("bytes") or b""
+        text = event.get("text")
+        payload = text.encode() if text is not None else event.get("bytes") or b""
         if len(payload) > settings.max_inbound_bytes:
             return CloseCode.BAD_REQUEST
         now = time.monotonic()

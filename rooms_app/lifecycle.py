@@ -59,6 +59,4 @@ async def refuse(websocket: RoomSocket, code: CloseCode, reason: str = "") -> No
 
 def forbidden(websocket: RoomSocket) -> CloseCode:
     """The code for someone who may not join: the anonymous may sign in and come back."""
-    user = websocket.user
-    is_signed_in = user is not None and user.is_authenticated
-    return CloseCode.FORBIDDEN_ROOM if is_signed_in else CloseCode.NOT_AUTHENTICATED
+    return CloseCode.FORBIDDEN_ROOM if websocket.user_room is not None else CloseCode.NOT_AUTHENTICATED

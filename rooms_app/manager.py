@@ -12,11 +12,11 @@ from rooms_app import envelope
 from rooms_app.background import background, refuse_in_event_loop
 from rooms_app.breaker import Breaker
 from rooms_app.conf import rooms_settings
-from rooms_app.connection import HasConnection, RoomSocket
+from rooms_app.connection import HasConnection
 from rooms_app.exceptions import ForbiddenRoom, MessageTooLarge, RoomsUnavailable
-from rooms_app.hub import Hub, hub_for, hub_of
+from rooms_app.hub import hub_for, hub_of
 from rooms_app.registry import WebSocketMessageBase
-from rooms_app.rooms import check_rooms, is_reserved, user_room
+from rooms_app.rooms import check_rooms, is_reserved
 from rooms_app.transport import channel_layer, group_send
 
 T = TypeVar("T")
@@ -125,7 +125,7 @@ class ChannelLayerManager:
         connection = websocket.connection
         names = check_rooms(rooms)
         for room in names:
-            if is_reserved(room) and not reserved and room != own_room(connection):
+            if is_reserved(room) and not reserved and room != connection.user_room:
                 raise ForbiddenRoom(room)
         connection.begin_resume()
         await hub_for(channel_layer()).join(connection, names)
@@ -143,7 +143,7 @@ class ChannelLayerManager:
         connection.begin_resume()
         hub = hub_for(channel_layer())
         await hub.add(connection)
-        room = own_room(connection)
+        room = connection.user_room
         if room is not None and connection.joins_user_room:
             await hub.join(connection, [room])
 
@@ -202,17 +202,6 @@ def check_message(message: WebSocketMessageBase) -> str:
     return text
 
 
-def own_room(connection: RoomSocket) -> str | None:
-    """The room of the connection's signed-in user, or None for the anonymous."""
-    user = connection.user
-    return user_room(user) if user is not None and user.is_authenticated else None
-
-
-def hub_here() -> Hub:
-    """The hub of the running event loop."""
-    return hub_for(channel_layer())
-
-
 def _prepare(
     rooms: Sequence[str], message: WebSocketMessageBase, exclude: str | HasConnection | None
 ) -> dict[str, Any]:
@@ -224,9 +213,7 @@ def _prepare(
 def _check_size(size: int) -> None:
     limit = rooms_settings().max_message_bytes
     if size > limit:
-        raise MessageTooLarge(
-            f'The message is {size:,} bytes as JSON; ROOMS["max_message_bytes"] allows {limit:,}.'
-        )
+        raise MessageTooLarge(f'The message is {size:,} bytes as JSON; ROOMS["max_message_bytes"] allows {limit:,}.')
 
 
 def _run_beside(name: str, websocket: HasConnection, call: Callable[[], Coroutine[Any, Any, T]]) -> T:

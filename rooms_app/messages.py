@@ -19,9 +19,7 @@ class WebSocketMessage(WebSocketMessageBase, abstract=True):
     `exclude` leaves one connection out ("to others"). Raises `InvalidRoom` and `MessageTooLarge`.
     """
 
-    async def send(
-        self, *rooms: str, exclude: str | HasConnection | None = None, robust: bool = True
-    ) -> SendOutcome:
+    async def send(self, *rooms: str, exclude: str | HasConnection | None = None, robust: bool = True) -> SendOutcome:
         """Send to rooms from async code, at once."""
         return await use_ws_message_sender().send(rooms, self, exclude=exclude, robust=robust)
 

@@ -28,9 +28,7 @@ class Outbox:
         "writes",
     )
 
-    def __init__(
-        self, outlet: Outlet, *, max_messages: int, max_bytes: int, on_overflow: Callable[[], None]
-    ) -> None:
+    def __init__(self, outlet: Outlet, *, max_messages: int, max_bytes: int, on_overflow: Callable[[], None]) -> None:
         self.outlet = outlet
         outlet.on_resume = self._resume
         self._max_messages = max_messages
@@ -78,9 +76,13 @@ class Outbox:
         self._backlog_messages = self._backlog_bytes = 0
 
     def flush(self) -> None:
-        """Hand all that waits to the server, whether or not it has room: a close frame comes behind it."""
-        while self._backlog:
+        """Hand all that waits to the server, whether or not it has room: a close frame comes behind it.
+
+        What is held for a resume is dropped: its client would take it for what follows its cursor.
+        """
+        while self._backlog and not self._is_held:
             self.outlet.write(self._backlog.popleft())
+        self._backlog.clear()
         self._backlog_messages = self._backlog_bytes = 0
 
     @property

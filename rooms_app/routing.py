@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 from channels.auth import AuthMiddlewareStack
 from channels.routing import URLRouter
 from django.urls import re_path
 
 from rooms_app import lifecycle
+from rooms_app.asgi import Application, Receive, Scope, Send
 from rooms_app.closing import CloseCode, Refused
 from rooms_app.conf import session_cookie_name
-from rooms_app.connection import Receive, RoomSocket, Scope, Send
+from rooms_app.connection import RoomSocket
 from rooms_app.exceptions import RoomsConfigurationError
 from rooms_app.origin import OriginCheck
 from rooms_app.registry import registry
 from rooms_app.servers import SERVER_SEND
-
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def websocket_application(routes: Sequence[Any]) -> Application:
@@ -29,7 +28,9 @@ def websocket_application(routes: Sequence[Any]) -> Application:
     """
     if registry.errors:
         raise RoomsConfigurationError(str(registry.errors[0])) from registry.errors[0]
-    router = URLRouter([*routes, re_path(r"", _refuse_unknown_path)])
+    # Django's and Channels' types know neither each other's patterns nor plain ASGI applications.
+    catch_all = re_path(r"", cast(Any, _refuse_unknown_path))
+    router = URLRouter(cast(Any, [*routes, catch_all]))
     return _remember_server_send(OriginCheck(SessionAuth(router)))
 
 
@@ -47,7 +48,7 @@ class SessionAuth:
 
     def __init__(self, application: Any) -> None:
         self._application = application
-        self._stack = AuthMiddlewareStack(application)
+        self._stack: Any = AuthMiddlewareStack(application)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if _has_session_cookie(scope):

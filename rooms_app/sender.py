@@ -1,4 +1,4 @@
-"""The sender: when a message leaves. In sync code that is after the commit, so that what was rolled back never does."""
+"""The sender: when a message leaves. In sync code after the commit: what was rolled back never does."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class WebSocketMessageSender(Protocol):
 
 
 class OnCommitSender:
-    """Sends at once from async code, where Django has no transactions, and after the commit from sync code."""
+    """Sends at once from async code, where Django has no transactions; after the commit from sync code."""
 
     def __init__(self, manager: Callable[[], WebSocketConnectionManager]) -> None:
         self._manager = manager

@@ -47,9 +47,7 @@ async def _send_in_memory(layer: InMemoryChannelLayer, group: str, message: dict
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(send, loop))
 
 
-def _send_unless_full(
-    layer: InMemoryChannelLayer, channel: str, message: dict[str, Any]
-) -> Coroutine[Any, Any, None]:
+def _send_unless_full(layer: InMemoryChannelLayer, channel: str, message: dict[str, Any]) -> Coroutine[Any, Any, None]:
     async def send() -> None:
         try:
             await layer.send(channel, message)

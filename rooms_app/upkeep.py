@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rooms_app import envelope
+from rooms_app.cancelling import end
 from rooms_app.closing import CloseCode
 from rooms_app.conf import rooms_settings
 from rooms_app.connection import RoomSocket
@@ -53,9 +54,13 @@ class Upkeep:
         #: Set when the layer failed or forgot us: the groups are joined again as soon as it answers.
         self._is_suspect = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
         create_task = asyncio.get_running_loop().create_task
         self._receiver = create_task(self._receive(), name="rooms-receive")
-        self._tasks = [create_task(self._watch(), name="rooms-watch"), create_task(self._tick(), name="rooms-tick")]
+        self._tasks = [
+            create_task(self._watch(), name="rooms-watch"),
+            create_task(self._tick(), name="rooms-tick"),
+        ]
 
     def hear(self, event: Mapping[str, Any]) -> bool:
         """Whether a control message is for this hub, and understood."""
@@ -66,16 +71,17 @@ class Upkeep:
 
     async def stop(self) -> None:
         """End all of it, when the hub's rooms are left."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks)
+        await end(*self._tasks)
         with contextlib.suppress(Exception):
             async with asyncio.timeout(rooms_settings().send_timeout):
                 await self._layer.group_discard(self._control, self._channel)
         # A message that was on its way when the groups were left is still read, not left in the layer.
         await asyncio.sleep(0)
-        self._receiver.cancel()
-        await asyncio.wait([self._receiver])
+        self._is_stopping = True
+        await end(self._receiver)
+        # The classic layer keeps the buffer of a receive that was cancelled in mid-read:
+        # https://github.com/django/channels_redis/pull/426
+        vars(self._layer).get("receive_buffer", {}).pop(self._channel, None)
 
     async def _receive(self) -> None:
         """Read the hub's channel for ever. Never under `wait_for`: a cancelled `receive` unsubscribes."""
@@ -84,6 +90,9 @@ class Upkeep:
             try:
                 event = await self._layer.receive(self._channel)
             except Exception as error:
+                if self._is_stopping:
+                    # The classic layer turns some cancellations into an AssertionError of its own.
+                    return
                 self._counts["receive_errors"] += 1
                 if pause == _MIN_PAUSE:
                     logger.warning("the channel layer can't be read, trying again: %s", _explain(error))
@@ -148,8 +157,7 @@ class Upkeep:
         except Exception as error:
             if isinstance(error, RuntimeError):
                 # The pub/sub layer was flushed, and forgot the channel: only a new `receive` makes it known again.
-                self._receiver.cancel()
-                await asyncio.wait([self._receiver])
+                await end(self._receiver)
                 self._receiver = asyncio.get_running_loop().create_task(self._receive(), name="rooms-receive")
             raise RoomsUnavailable(f"The channel layer did not confirm group_add: {error!r}") from error
 

@@ -1,7 +1,7 @@
 """How frames reach a client: an outlet per kind of ASGI server, found when the socket connects.
 
-An outlet that knows its server writes ready frames to the server's transport; the one for all others steps the
-ASGI `send`. Each says when the server holds enough for this client, and when it has room again.
+An outlet that knows its server writes ready frames to the server's transport; the one for all others steps
+the ASGI `send`. Each says when the server holds enough for this client, and when it has room again.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ SERVER_SEND = "rooms_app.send"
 
 
 def find_outlet(scope: dict[str, Any], send: Callable[[Any], Any]) -> Outlet:
-    """The outlet for a connection: its server's own where one fits, else the portable one."""
+    """The outlet for a connection: its server's own where one fits, else the portable one.
+
+    Frames pass by the middlewares that wrap `send` below `websocket_application`, on every path.
+    """
     server_send = scope.get(SERVER_SEND, send)
-    for kind in (UvicornOutlet, DaphneOutlet):
-        outlet = kind.fit(server_send)
-        if outlet is not None:
-            return outlet
-    return AsgiOutlet(send)
+    return UvicornOutlet.fit(server_send) or DaphneOutlet.fit(server_send) or AsgiOutlet(server_send)

@@ -9,22 +9,29 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from typing import Any, ClassVar
 
-from rooms_app.servers.frames import Batch
+from rooms_app.closing import CloseCode
+from rooms_app.servers.frames import Batch, cut_reason
 from rooms_app.servers.outlet import nothing
 
 logger = logging.getLogger(__name__)
 
 
 class AsgiOutlet:
-    """Calls `send` for each message, and makes a task only for a call that waits."""
+    """Calls `send` for each message, and makes a task only for a call that waits.
 
-    __slots__ = ("_queue", "_send", "_task", "lost", "on_resume")
+    `reset` resets the TCP connection, where the server is known.
+    """
+
+    __slots__ = ("_queue", "_reset", "_send", "_task", "lost", "on_resume")
 
     name: ClassVar[str] = "asgi"
 
-    def __init__(self, send: Callable[[Any], Awaitable[None]]) -> None:
+    def __init__(
+        self, send: Callable[[dict[str, Any]], Awaitable[None]], *, reset: Callable[[], None] | None = None
+    ) -> None:
         self._send = send
-        #: What follows the call that waits; at most one batch and a close.
+        self._reset = reset
+        #: What follows the call that waits; at most one batch, or at a close all that was unsent.
         self._queue: deque[dict[str, Any]] = deque()
         self._task: asyncio.Task[None] | None = None
         self.lost = False
@@ -38,34 +45,41 @@ class AsgiOutlet:
         """Nothing: the socket is out of reach behind ASGI."""
 
     def write(self, batch: Batch) -> None:
-        self._queue.extend(batch.asgi)
-        self._drain()
+        if not self.lost:
+            self._queue.extend(batch.asgi)
+            self._drain()
 
     def wait(self) -> None:
         """Nothing to do: the task that waits for the server calls `on_resume` at its end."""
 
     def close(self, code: int, reason: str, grace: float) -> None:
-        self._queue.append({"type": "websocket.close", "code": code, "reason": reason})
-        self._drain()
-        if self._task is not None:
-            asyncio.get_running_loop().call_later(grace, self._give_up)
+        if not self.lost:
+            self._queue.append(_close_event(code, reason))
+            self._drain()
+        asyncio.get_running_loop().call_later(grace, self._give_up)
+
+    async def finish(self) -> None:
+        while self._task is not None:
+            await asyncio.wait([self._task])
 
     def _drain(self) -> None:
         while self._queue and self._task is None and not self.lost:
-            self._step(self._send(self._queue.popleft()))
+            self._step(self._queue.popleft())
 
-    def _step(self, call: Awaitable[None]) -> None:
-        if not isinstance(call, Coroutine):
-            self._task = asyncio.ensure_future(self._finish(call))
-            return
+    def _step(self, event: dict[str, Any]) -> None:
         try:
-            waits_for = call.send(None)
+            call = self._send(event)
+            if isinstance(call, Coroutine):
+                call = _Rest(call, call.send(None))
         except StopIteration:
             return
+        except RuntimeError:
+            # It may need a task to itself, as `asyncio.timeout` does, and have done nothing yet.
+            call = self._send(event)
         except Exception as error:
             self._fail(error)
             return
-        self._task = asyncio.ensure_future(self._finish(_Rest(call, waits_for)))
+        self._task = asyncio.ensure_future(self._finish(call))
 
     async def _finish(self, call: Awaitable[None]) -> None:
         try:
@@ -73,23 +87,38 @@ class AsgiOutlet:
             while self._queue:
                 await self._send(self._queue.popleft())
         except Exception as error:
+            self._task = None
             self._fail(error)
-        finally:
+        else:
             self._task = None
         self.on_resume()
 
     def _fail(self, error: Exception) -> None:
-        # What a server raises for a client that has gone differs by server; the application hears of it by
-        # `websocket.disconnect`.
-        logger.debug("send failed error=%r", error)
-        self.lost = True
         self._queue.clear()
+        if self.lost or isinstance(error, OSError):
+            # ASGI's word for a client that has gone; the application hears of it by `websocket.disconnect`.
+            logger.debug("send failed error=%r", error)
+            self.lost = True
+            return
+        # A middleware that fails, or daphne, which refuses the codes 1011 to 1013: the client may still be
+        # there, and would wait for ever.
+        logger.warning("send failed, the client is asked to reconnect error=%r", error)
+        self.lost = True
+        event = _close_event(CloseCode.RECONNECT, CloseCode.RECONNECT.reason)
+        self._task = asyncio.ensure_future(self._finish(self._send(event)))
 
     def _give_up(self) -> None:
         if self._task is not None:
             self.lost = True
             self._queue.clear()
             self._task.cancel()
+            self._task = None
+        if self._reset is not None:
+            self._reset()
+
+
+def _close_event(code: int, reason: str) -> dict[str, Any]:
+    return {"type": "websocket.close", "code": int(code), "reason": cut_reason(reason)}
 
 
 class _Rest:

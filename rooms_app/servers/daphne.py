@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from rooms_app.servers.frames import Batch
+from rooms_app.servers.frames import Batch, cut_reason
 from rooms_app.servers.outlet import nothing
 
 
@@ -30,7 +30,7 @@ class DaphneOutlet:
 
     @classmethod
     def fit(cls, send: Any) -> DaphneOutlet | None:
-        """An outlet where `send` is Daphne's partial over a known protocol, without TLS and without compression."""
+        """An outlet where `send` is Daphne's partial over a known protocol, without TLS and compression."""
         if not isinstance(send, functools.partial) or len(send.args) != 1:
             return None
         (protocol,) = send.args
@@ -50,11 +50,14 @@ class DaphneOutlet:
         return bool(self._protocol.state != self._protocol.STATE_OPEN)
 
     def opened(self, send_buffer: int) -> None:
+        if self.lost:
+            return
         if send_buffer:
             self._transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-        # The HTTP channel that did the handshake is still registered, and would stop reading from a slow client.
+        # The HTTP channel that did the handshake is still registered, and would stop reading from a slow
+        # client.
         self._transport.unregisterProducer()
-        self._transport.registerProducer(self, True)  # noqa: FBT003 - Twisted's own signature: streaming
+        self._transport.registerProducer(self, streaming=True)
 
     def write(self, batch: Batch) -> None:
         if not self.lost:
@@ -67,7 +70,11 @@ class DaphneOutlet:
         if not self.lost:
             # Autobahn resets a connection whose close handshake takes longer than this, by default 1 s.
             self._protocol.closeHandshakeTimeout = grace
-            self._protocol.sendClose(code=code, reason=reason or None)
+            # Not `sendClose`, which raises for the codes 1011 to 1013.
+            self._protocol.sendCloseFrame(code=int(code), reasonUtf8=cut_reason(reason).encode())
+
+    async def finish(self) -> None:
+        """Nothing to wait for: the transport has the close frame."""
 
     # Twisted's IPushProducer
 

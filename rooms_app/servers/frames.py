@@ -9,10 +9,9 @@ from typing import Any
 
 _FIN_TEXT = 0x81
 _FIN_BINARY = 0x82
-_FIN_CLOSE = 0x88
 
 #: A close frame holds at most 125 bytes, two of which are the code.
-MAX_REASON_BYTES = 123
+_MAX_REASON_BYTES = 123
 
 
 def frame(first_byte: int, payload: bytes) -> bytes:
@@ -25,10 +24,9 @@ def frame(first_byte: int, payload: bytes) -> bytes:
     return struct.pack("!BBQ", first_byte, 127, size) + payload
 
 
-def close_frame(code: int, reason: str = "") -> bytes:
-    """A close frame; a reason that is too long is cut."""
-    cut = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
-    return frame(_FIN_CLOSE, struct.pack("!H", code) + cut.encode())
+def cut_reason(reason: str) -> str:
+    """As much of a close reason as its frame has room for."""
+    return reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
 
 
 class Batch:

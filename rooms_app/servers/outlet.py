@@ -36,6 +36,9 @@ class Outlet(Protocol):
     def close(self, code: int, reason: str, grace: float) -> None:
         """Queue a close frame behind what is unsent; after so many seconds reset what is still there."""
 
+    async def finish(self) -> None:
+        """After a close: return once the server has the close frame, or the grace is over."""
+
 
 def nothing() -> None:
     """What an outlet calls while nobody waits for it."""

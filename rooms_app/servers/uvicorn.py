@@ -7,14 +7,16 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
-from rooms_app.servers.frames import Batch, close_frame
+from rooms_app.servers.asgi import AsgiOutlet
+from rooms_app.servers.frames import Batch
 from rooms_app.servers.outlet import nothing
 
 _PROTOCOL_MODULE = "uvicorn.protocols.websockets.websockets_sansio_impl"
 #: SO_LINGER on, 0 s: closing the socket sends RST and frees what the kernel still held.
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class UvicornOutlet:
@@ -32,24 +34,27 @@ class UvicornOutlet:
         self.on_resume: Callable[[], None] = nothing
 
     @classmethod
-    def fit(cls, send: Any) -> UvicornOutlet | None:
-        """An outlet where `send` is a known protocol's own method, without TLS and without compression."""
+    def fit(cls, send: Any) -> UvicornOutlet | AsgiOutlet | None:
+        """An outlet where `send` is a known protocol's own; the portable one for TLS and compression."""
         protocol = getattr(send, "__self__", None)
         module = sys.modules.get(_PROTOCOL_MODULE)
         known: type | None = getattr(module, "WebSocketsSansIOProtocol", None)
         if known is None or not isinstance(protocol, known):
             return None
-        transport = getattr(protocol, "transport", None)
+        transport: Any = getattr(protocol, "transport", None)
         # uvloop's transports are none of asyncio's classes.
-        if not all(callable(getattr(transport, name, None)) for name in ("write", "is_closing", "abort")):
-            return None
-        is_usable = (
-            transport.get_extra_info("sslcontext") is None
+        is_known = (
+            all(callable(getattr(transport, name, None)) for name in ("write", "is_closing", "abort"))
             and isinstance(getattr(protocol, "writable", None), asyncio.Event)
             and isinstance(getattr(protocol, "close_sent", None), bool)
+        )
+        if not is_known:
+            return None
+        is_plain = (
+            transport.get_extra_info("sslcontext") is None
             and getattr(getattr(protocol, "conn", None), "extensions", None) == []
         )
-        return cls(protocol) if is_usable else None
+        return cls(protocol) if is_plain else AsgiOutlet(send, reset=partial(_reset, transport))
 
     @property
     def paused(self) -> bool:
@@ -57,11 +62,11 @@ class UvicornOutlet:
 
     @property
     def lost(self) -> bool:
-        return self._protocol.close_sent or self._transport.is_closing()
+        return bool(self._protocol.close_sent or self._transport.is_closing())
 
     def opened(self, send_buffer: int) -> None:
         connection = self._transport.get_extra_info("socket")
-        if send_buffer and connection is not None:
+        if send_buffer and connection is not None and not self.lost:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
 
     def write(self, batch: Batch) -> None:
@@ -78,13 +83,23 @@ class UvicornOutlet:
         self.on_resume()
 
     def close(self, code: int, reason: str, grace: float) -> None:
-        if not self.lost:
-            self._transport.write(close_frame(code, reason))
-        asyncio.get_running_loop().call_later(grace, self._reset)
+        # By uvicorn's own `send`, so that it knows: else it answers the client's close frame by a second one,
+        # which browsers report as 1006. That `send` waits for room first, so here there is room.
+        closer = AsgiOutlet(self._protocol.send, reset=partial(_reset, self._transport))
+        closer.lost = self.lost
+        is_full = self.paused
+        self._protocol.writable.set()
+        closer.close(code, reason, grace)
+        if is_full:
+            self._protocol.writable.clear()
 
-    def _reset(self) -> None:
-        connection = self._transport.get_extra_info("socket")
-        if connection is None or connection.fileno() < 0:
-            return
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        self._transport.abort()
+    async def finish(self) -> None:
+        """Nothing to wait for: the transport has the close frame."""
+
+
+def _reset(transport: Any) -> None:
+    connection = transport.get_extra_info("socket")
+    if connection is None or connection.fileno() < 0:
+        return
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    transport.abort()

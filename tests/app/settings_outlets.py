@@ -1,0 +1,13 @@
+"""Settings of `asgi_outlets`: no database, one process; ROOMS comes as JSON in the environment."""
+
+import json
+import os
+
+from rooms_app.layers import channel_layer
+
+SECRET_KEY = "only-for-tests"
+ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
+INSTALLED_APPS = ["rooms_app", "django.contrib.contenttypes", "django.contrib.auth", "tests.app"]
+CHANNEL_LAYERS = {"default": channel_layer("memory", "")}
+ROOMS = json.loads(os.environ.get("TEST_ROOMS", "{}"))
+USE_TZ = True

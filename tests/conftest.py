@@ -1,0 +1,59 @@
+"""Fixtures: a real Redis per test process, real servers, and channel layers of every kind."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import pytest_django
+
+from rooms_app.layers import channel_layer
+from tests import live
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[live.RedisServer]:
+    """A Redis that the tests of this process share; a test that stops it starts one of its own."""
+    server = live.RedisServer(tmp_path_factory.mktemp("redis"))
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[live.RedisServer]:
+    """A Redis for one test, which may stop, hold back and restart it."""
+    server = live.RedisServer(tmp_path / "redis")
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def demo_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[live.DemoServers]:
+    """The demo on two processes, one daphne and one uvicorn, and a Redis."""
+    with live.demo_servers("daphne", "uvicorn", directory=tmp_path_factory.mktemp("demo")) as demo:
+        yield demo
+
+
+LAYERS = ("memory", "pubsub", "classic")
+
+
+@pytest.fixture(params=LAYERS)
+def layer(
+    request: pytest.FixtureRequest, settings: pytest_django.fixtures.SettingsWrapper
+) -> Iterator[dict[str, object]]:
+    """Each channel layer in turn, in force as CHANNEL_LAYERS; the Redis ones on a prefix of the test's own."""
+    yield use_layer(request.param, request, settings)
+
+
+def use_layer(kind: str, request: pytest.FixtureRequest, settings: object, **config: object) -> dict[str, object]:
+    """Put a channel layer of this kind in force for the test, and return its entry of CHANNEL_LAYERS."""
+    url = "" if kind == "memory" else request.getfixturevalue("redis_server").url
+    entry = channel_layer(kind, url, prefix=f"test-{uuid.uuid4().hex[:8]}", **config)
+    settings.CHANNEL_LAYERS = {"default": entry}  # type: ignore[attr-defined]
+    return entry
