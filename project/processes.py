@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Self
 
-from rooms_app.embedded import die_with_parent
+from rooms_app.processes import die_with_parent
 
 #: How long children may take to end by themselves.
 _GRACE = 5.0

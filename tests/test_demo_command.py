@@ -205,9 +205,7 @@ def test_a_signal_while_it_starts_ends_everything_too(
     assert READY not in demo.output()
 
 
-def test_the_admins_password_is_printed_once_and_kept_nowhere(
-    checkout: Path, ports: list[str], family: Family
-) -> None:
+def test_the_admins_password_is_printed_once_and_kept_nowhere(checkout: Path, ports: list[str], family: Family) -> None:
     """The first start makes the superuser; later ones neither change nor repeat its password."""
     first = family.start(checkout, "demo", "--ports", *ports)
     first.wait_for(READY)
@@ -222,9 +220,7 @@ def test_the_admins_password_is_printed_once_and_kept_nowhere(
     assert password_in(second.output()) == []
     assert second.end(signal.SIGINT) == 0
     (checkout / "demo.log").unlink()
-    holding = [
-        file for file in checkout.rglob("*") if file.is_file() and password.encode() in file.read_bytes()
-    ]
+    holding = [file for file in checkout.rglob("*") if file.is_file() and password.encode() in file.read_bytes()]
     assert holding == []
 
 
@@ -267,9 +263,7 @@ def test_a_second_demo_in_one_checkout_says_so(
             assert redis.Redis.from_url(server.url).ping()
 
 
-def test_a_port_in_use_is_named_before_anything_starts(
-    checkout: Path, ports: list[str], family: Family
-) -> None:
+def test_a_port_in_use_is_named_before_anything_starts(checkout: Path, ports: list[str], family: Family) -> None:
     """And so is the option that chooses another."""
     with socket.create_server(("127.0.0.1", int(ports[1]))):
         demo = family.start(checkout, "demo", "--ports", *ports)

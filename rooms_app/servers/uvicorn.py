@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 import sys
 from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar
 
 from rooms_app.servers.asgi import AsgiOutlet
 from rooms_app.servers.frames import Batch
 from rooms_app.servers.outlet import nothing
+from rooms_app.servers.sockets import bound_send_buffer
 
 _PROTOCOL_MODULE = "uvicorn.protocols.websockets.websockets_sansio_impl"
-#: SO_LINGER on, 0 s: closing the socket sends RST and frees what the kernel still held.
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class UvicornOutlet:
@@ -54,7 +50,7 @@ class UvicornOutlet:
             transport.get_extra_info("sslcontext") is None
             and getattr(getattr(protocol, "conn", None), "extensions", None) == []
         )
-        return cls(protocol) if is_plain else AsgiOutlet(send, reset=partial(_reset, transport))
+        return cls(protocol) if is_plain else AsgiOutlet(send, transport=transport)
 
     @property
     def paused(self) -> bool:
@@ -65,9 +61,7 @@ class UvicornOutlet:
         return bool(self._protocol.close_sent or self._transport.is_closing())
 
     def opened(self, send_buffer: int) -> None:
-        connection = self._transport.get_extra_info("socket")
-        if send_buffer and connection is not None and not self.lost:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        bound_send_buffer(self._transport, send_buffer)
 
     def write(self, batch: Batch) -> None:
         if not self.lost:
@@ -85,7 +79,7 @@ class UvicornOutlet:
     def close(self, code: int, reason: str, grace: float) -> None:
         # By uvicorn's own `send`, so that it knows: else it answers the client's close frame by a second one,
         # which browsers report as 1006. That `send` waits for room first, so here there is room.
-        closer = AsgiOutlet(self._protocol.send, reset=partial(_reset, self._transport))
+        closer = AsgiOutlet(self._protocol.send, transport=self._transport)
         closer.lost = self.lost
         is_full = self.paused
         self._protocol.writable.set()
@@ -96,10 +90,3 @@ class UvicornOutlet:
     async def finish(self) -> None:
         """Nothing to wait for: the transport has the close frame."""
 
-
-def _reset(transport: Any) -> None:
-    connection = transport.get_extra_info("socket")
-    if connection is None or connection.fileno() < 0:
-        return
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-    transport.abort()

@@ -20,8 +20,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connections
 
 from project.processes import ChildEnded, Children, Stopped, how
-from rooms_app.embedded import EmbeddedRedis, ProcessLock
+from rooms_app.embedded import EmbeddedRedis
 from rooms_app.exceptions import RoomsError
+from rooms_app.processes import ProcessLock
 
 _APPLICATION = "project.asgi:application"
 #: How long the servers may take until they answer.

@@ -13,8 +13,9 @@ from django.core.management.base import CommandError
 from django.utils.autoreload import DJANGO_AUTORELOAD_ENV
 
 from rooms_app.conf import rooms_settings
-from rooms_app.embedded import EmbeddedRedis, die_with_parent
+from rooms_app.embedded import EmbeddedRedis
 from rooms_app.exceptions import RoomsError
+from rooms_app.processes import die_with_parent
 
 _OUTER_PID = "ROOMS_RUNSERVER_PID"
 
