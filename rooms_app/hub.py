@@ -32,7 +32,8 @@ class Hub:
     """The connections of one event loop on one channel layer.
 
     It lives from its first connection to its last. `counts` tells what happened: messages, deliveries,
-    duplicates, ignored (foreign types on our groups), malformed, receive_errors, rejoins.
+    duplicates, ignored (foreign types on our groups), malformed, dropped_batches, receive_errors, rejoins, and
+    path_… for each way that connections are written to.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -149,16 +150,25 @@ class Hub:
             forget_hub(self)
 
     def _deliver(self) -> None:
+        """Write what has arrived, for one turn; what is left then waits for the next."""
         until = self.loop.time() + _TURN
-        while self._inbox or self._fan_out is not None:
-            if self._fan_out is None:
-                events, self._inbox = self._inbox, []
-                self._fan_out = self._write_all(events)
-            for _ in self._fan_out:
-                if self.loop.time() > until:
-                    self.loop.call_soon(self._deliver)
-                    return
+        try:
+            while self._inbox or self._fan_out is not None:
+                if self._fan_out is None:
+                    events, self._inbox = self._inbox, []
+                    self._fan_out = self._write_all(events)
+                for _ in self._fan_out:
+                    if self.loop.time() > until:
+                        self.loop.call_soon(self._deliver)
+                        return
+                self._fan_out = None
+        except Exception:
+            # A batch that can't be written must not keep those after it from being.
+            logger.exception("a batch of messages was dropped")
+            self.counts["dropped_batches"] += 1
             self._fan_out = None
+            self.loop.call_soon(self._deliver)
+            return
         self._is_scheduled = False
 
     def _write_all(self, events: list[dict[str, Any]]) -> Iterator[int]:

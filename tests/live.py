@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -22,11 +23,19 @@ from tests.waiting import wait_until
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# Below the range that outgoing connections take their ports from, and a part of it per xdist worker: a port that is
+# free now is still free when a server binds it.
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_ports = itertools.cycle(20_000 + 800 * _worker + (os.getpid() + offset) % 800 for offset in range(800))
+
+
 def free_port() -> int:
     """A TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in _ports:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("unreachable")
 
 
 class Process:
@@ -146,8 +155,11 @@ class LiveServer(Process):
 
     def start(self) -> LiveServer:
         self.spawn()
-        wait_until(self._answers, what=f"{self.kind} on port {self.port}", timeout=30)
+        self.wait_until_up()
         return self
+
+    def wait_until_up(self) -> None:
+        wait_until(self._answers, what=f"{self.kind} on port {self.port}", timeout=60)
 
     def _answers(self) -> bool:
         if self.process is not None and self.process.poll() is not None:
@@ -217,9 +229,12 @@ def demo_servers(
     )
     try:
         redis_server.start()
+        for server in demo.servers:
+            server.spawn()
+        # Beside their start: they need the tables only for who signs in.
         demo.manage("migrate", "--verbosity", "0")
         for server in demo.servers:
-            server.start()
+            server.wait_until_up()
         yield demo
     finally:
         for process in (*demo.servers, redis_server):
