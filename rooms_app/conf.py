@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class RoomsSettings:
     #: How long a client closed with 4008 may take to read what it was sent before the connection is reset.
     slow_grace: float = 5.0
     #: How long a connection lives before it is asked to reconnect (4011), give or take 10 %.
-    max_age: float = 12 * 3600
+    max_age: float = 12 * 3600.0
     #: The seconds of silence after which a `rooms.v1` client gets a `sys.ping`.
     ping: float = 25.0
     #: How many rooms one connection may be in (4505).
@@ -60,6 +61,8 @@ class RoomsSettings:
 
 
 _FIELDS: Mapping[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(RoomsSettings)}
+#: Where 0 means "no limit".
+_MAY_BE_ZERO = {"send_buffer_bytes", "max_connections", "max_connections_per_user"}
 _current: RoomsSettings | None = None
 
 
@@ -99,22 +102,22 @@ def problems(given: Any = None) -> Iterator[str]:
         if key not in _FIELDS:
             close = difflib.get_close_matches(str(key), _FIELDS, n=1)
             yield f"ROOMS has no key {key!r}." + (f" Did you mean {close[0]!r}?" if close else "")
-        elif reason := _unusable(_FIELDS[key].default, value):
+        elif reason := _unusable(_FIELDS[key], value):
             yield f"ROOMS[{key!r}] = {value!r}: {reason}."
 
 
-def _unusable(default: Any, value: Any) -> str | None:
-    if isinstance(default, int | float):
+def _unusable(field: dataclasses.Field[Any], value: Any) -> str | None:
+    if field.type in ("float", "int"):
         if isinstance(value, bool) or not isinstance(value, int | float):
             return "it must be a number"
-        if isinstance(default, int) and not isinstance(value, int):
+        if field.type == "int" and not isinstance(value, int):
             return "it must be a whole number"
-        if value < 0 or (value == 0 and default != 0 and not isinstance(default, int)):
+        if not math.isfinite(value) or value < 0 or (value == 0 and field.name not in _MAY_BE_ZERO):
             return "it must be greater than 0"
         return None
-    if isinstance(default, str) and not isinstance(value, str):
+    if field.type == "str" and not isinstance(value, str):
         return "it must be a text"
-    if default is None and value is not None and not isinstance(value, str | Path):
+    if field.name == "embedded_directory" and not isinstance(value, str | Path | None):
         return "it must be a path"
     return None
 
