@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from rooms_app import envelope
+from rooms_app.cancelling import within
 from rooms_app.closing import CloseCode, Refused
 from rooms_app.conf import rooms_settings
 from rooms_app.connection import RoomSocket
@@ -126,7 +127,7 @@ class Hub:
             if self._upkeep is not None:
                 return
             try:
-                async with asyncio.timeout(rooms_settings().send_timeout):
+                async with within(rooms_settings().send_timeout):
                     self.channel = await self.layer.new_channel()
             except Exception as error:
                 raise RoomsUnavailable(f"The channel layer gave no channel: {error!r}") from error

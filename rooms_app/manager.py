@@ -17,7 +17,7 @@ from rooms_app.exceptions import ForbiddenRoom, MessageTooLarge, RoomsUnavailabl
 from rooms_app.hub import hub_for, hub_of
 from rooms_app.registry import WebSocketMessageBase
 from rooms_app.rooms import check_rooms, is_reserved
-from rooms_app.transport import channel_layer, group_send
+from rooms_app.transport import channel_layer, gate, group_send
 
 T = TypeVar("T")
 
@@ -186,8 +186,9 @@ class ChannelLayerManager:
             return SendOutcome.SENT
         layer = channel_layer()
         try:
-            with self._breaker.attempt():
-                await group_send(layer, message)
+            async with gate():
+                with self._breaker.attempt():
+                    await group_send(layer, message)
         except RoomsUnavailable:
             if not robust:
                 raise

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Any
 
+from rooms_app.cancelling import within
 from rooms_app.conf import rooms_settings
 from rooms_app.connection import RoomSocket
 from rooms_app.exceptions import RoomsUnavailable
@@ -127,7 +128,7 @@ class Subscriptions:
     async def _call(self, room: Room, method: str, then: Membership) -> None:
         room.membership = Membership.UNKNOWN
         try:
-            async with asyncio.timeout(rooms_settings().send_timeout):
+            async with within(rooms_settings().send_timeout):
                 await getattr(self._layer, method)(room.group, self._channel)
         except Exception as error:
             raise RoomsUnavailable(f"The channel layer did not confirm {method}: {error!r}") from error

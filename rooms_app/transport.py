@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from channels.exceptions import ChannelFull
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 
+from rooms_app.cancelling import within
 from rooms_app.conf import rooms_settings
 from rooms_app.exceptions import RoomsConfigurationError
 from rooms_app.hub import hubs
 from rooms_app.rooms import group_name
+
+#: More sends at once than this wait for their turn: redis-py's pool refuses what exceeds its 100 connections.
+_AT_ONCE = 64
+_gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 
 def channel_layer() -> Any:
@@ -24,11 +30,19 @@ def channel_layer() -> Any:
     return layer
 
 
+def gate() -> asyncio.Semaphore:
+    """What a send passes, so that a thousand at once neither fail nor open a thousand connections."""
+    loop = asyncio.get_running_loop()
+    if loop not in _gates:
+        _gates[loop] = asyncio.Semaphore(_AT_ONCE)
+    return _gates[loop]
+
+
 async def group_send(layer: Any, message: dict[str, Any]) -> None:
     """Send a room message to the group of each of its rooms, within `send_timeout`."""
-    async with asyncio.timeout(rooms_settings().send_timeout):
+    async with within(rooms_settings().send_timeout):
         for room in message["rooms"]:
-            if isinstance(layer, InMemoryChannelLayer):
+            if type(layer) is InMemoryChannelLayer:
                 await _send_in_memory(layer, group_name(room), message)
             else:
                 await layer.group_send(group_name(room), message)

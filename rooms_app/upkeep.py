@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rooms_app import envelope
-from rooms_app.cancelling import end
+from rooms_app.cancelling import end, within
 from rooms_app.closing import CloseCode
 from rooms_app.conf import rooms_settings
 from rooms_app.connection import RoomSocket
@@ -73,7 +73,7 @@ class Upkeep:
         """End all of it, when the hub's rooms are left."""
         await end(*self._tasks)
         with contextlib.suppress(Exception):
-            async with asyncio.timeout(rooms_settings().send_timeout):
+            async with within(rooms_settings().send_timeout):
                 await self._layer.group_discard(self._control, self._channel)
         # A message that was on its way when the groups were left is still read, not left in the layer.
         await asyncio.sleep(0)
@@ -133,7 +133,7 @@ class Upkeep:
         self._is_heard.clear()
         message = {"type": envelope.ROOM_CONTROL, "probe": self._probe}
         try:
-            async with asyncio.timeout(rooms_settings().send_timeout):
+            async with within(rooms_settings().send_timeout):
                 await self._layer.group_send(self._control, message)
             async with asyncio.timeout(_PROBE_TIMEOUT):
                 await self._is_heard.wait()
@@ -152,7 +152,7 @@ class Upkeep:
 
     async def _join_control(self) -> None:
         try:
-            async with asyncio.timeout(rooms_settings().send_timeout):
+            async with within(rooms_settings().send_timeout):
                 await self._layer.group_add(self._control, self._channel)
         except Exception as error:
             if isinstance(error, RuntimeError):

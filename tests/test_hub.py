@@ -218,3 +218,11 @@ async def test_frames_before_the_accept_are_held() -> None:
     assert (await receiver.receive_output())["type"] == "websocket.accept"
     assert await receiver.numbers(1) == [1]
     await receiver.disconnect()
+
+
+async def test_a_thousand_sends_at_once_all_arrive() -> None:
+    """More than Redis's connection pool holds: they wait for their turn."""
+    async with clients("/rooms/a") as (receiver,):
+        outcomes = await asyncio.gather(*(Note(number=number).send("a") for number in range(1_000)))
+        assert set(outcomes) == {SendOutcome.SENT}
+        assert sorted(await receiver.numbers(1_000)) == list(range(1_000))
