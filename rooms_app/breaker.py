@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from rooms_app.advice import advice
 from rooms_app.background import after_fork_in_child
 from rooms_app.conf import rooms_settings
 from rooms_app.exceptions import RoomsUnavailable
@@ -80,7 +81,9 @@ class Breaker:
             self.counts["failed"] += 1
             outage.failed += 1
         if is_first:
-            logger.warning("sends to rooms fail, and are dropped until the channel layer is back: %r", error)
+            logger.warning(
+                "sends to rooms fail, and are dropped until the channel layer is back: %r%s", error, advice()
+            )
 
     def _note_success(self) -> None:
         with self._lock:

@@ -12,7 +12,7 @@ from channels.utils import await_many_dispatch
 
 from rooms_app import lifecycle
 from rooms_app.asgi import Receive, Scope, Send
-from rooms_app.closing import Refused
+from rooms_app.closing import CloseCode, Refused
 from rooms_app.connection import RoomSocket
 from rooms_app.context import use_ws_manager
 from rooms_app.exceptions import ConnectionClosed
@@ -66,31 +66,43 @@ class RoomConsumer(AsyncConsumer):
         # Join before accepting: a message sent between the two would be lost.
         await manager.add_websocket(self.websocket)
         await manager.join(rooms, self.websocket)
+        if self.own_channel:
+            await self._open_own_channel()
+        try:
+            await self._live()
+        finally:
+            if self.own_channel:
+                await self._close_own_channel()
+
+    async def _live(self) -> None:
         await self.websocket.accept()
+        code: int = CloseCode.ERROR
         try:
             await self.on_open()
-            await (self._run_own_channel() if self.own_channel else self._ignore_frames())
-        except ConnectionClosed:
-            pass
+            if self.own_channel:
+                sources: list[Any] = [
+                    self.websocket.receive,
+                    functools.partial(self.channel_layer.receive, self.channel_name),
+                ]
+                await await_many_dispatch(sources, self.dispatch)
+            else:
+                while True:
+                    await self.websocket.receive()
+        except ConnectionClosed as closed:
+            code = closed.code
         finally:
-            await self.on_close(self.websocket.closing.code if self.websocket.closing else 1006)
+            await self.on_close(code)
 
-    async def _ignore_frames(self) -> None:
-        while True:
-            await self.websocket.receive()
-
-    async def _run_own_channel(self) -> None:
+    async def _open_own_channel(self) -> None:
         layer: Any = get_channel_layer(self.channel_layer_alias)
         self.channel_layer = layer
         self.channel_name = await layer.new_channel()
-        sources: list[Any] = [self.websocket.receive, functools.partial(layer.receive, self.channel_name)]
-        try:
-            for group in self.groups:
-                await layer.group_add(group, self.channel_name)
-            await await_many_dispatch(sources, self.dispatch)
-        finally:
-            for group in self.groups:
-                await layer.group_discard(group, self.channel_name)
+        for group in self.groups:
+            await layer.group_add(group, self.channel_name)
+
+    async def _close_own_channel(self) -> None:
+        for group in self.groups:
+            await self.channel_layer.group_discard(group, self.channel_name)
 
     async def websocket_receive(self, event: dict[str, Any]) -> None:
         """With `own_channel`, where frames are dispatched too: ignored. Clients speak over REST."""

@@ -61,6 +61,11 @@ def redis_url(directory: Path | str) -> str:
     return os.environ.get("REDIS_URL") or _url(_socket_path(Path(directory).resolve()))
 
 
+def is_started(directory: Path | str) -> bool:
+    """Whether the bundled Redis of this directory seems to run: its socket is there."""
+    return _socket_path(Path(directory).resolve()).exists()
+
+
 def hint(directory: Path | str) -> str:
     """A sentence that says how to start the bundled Redis of this directory."""
     return (

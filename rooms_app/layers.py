@@ -21,13 +21,15 @@ def redis_host(url: str) -> dict[str, Any]:
     redis-py 8 gives up on a socket after 5 s, just as long as the classic layer blocks on it
     (https://github.com/django/channels_redis/issues/422).
     """
-    return {
+    host: dict[str, Any] = {
         "address": url,
         "socket_connect_timeout": 1,
         "socket_timeout": 15,
-        "socket_keepalive": True,
         "health_check_interval": 10,
     }
+    if not url.startswith("unix:"):
+        host["socket_keepalive"] = True
+    return host
 
 
 def channel_layer(kind: str, url: str, *, prefix: str = "rooms", **config: Any) -> dict[str, Any]:

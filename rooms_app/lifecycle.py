@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
+from rooms_app.advice import advice
 from rooms_app.closing import CloseCode, Refused
 from rooms_app.connection import RoomSocket
 from rooms_app.context import use_ws_manager
 from rooms_app.exceptions import ConnectionClosed, ForbiddenRoom, InvalidRoom, RoomsUnavailable
 
 logger = logging.getLogger(__name__)
+
+#: One line in so many seconds tells that connections are refused, however many are.
+_TELL_BUSY_EVERY = 10.0
+_told_busy_at = float("-inf")
 
 
 async def run(websocket: RoomSocket, body: Callable[[], Awaitable[None]], *, name: str) -> None:
@@ -34,7 +40,7 @@ async def run(websocket: RoomSocket, body: Callable[[], Awaitable[None]], *, nam
     except InvalidRoom as error:
         await refuse(websocket, CloseCode.BAD_REQUEST, str(error))
     except RoomsUnavailable as error:
-        logger.debug("refused a connection: %s", error)
+        _tell_busy(error)
         await refuse(websocket, CloseCode.BUSY)
     except asyncio.CancelledError:
         if not websocket.is_abandoned:
@@ -60,3 +66,11 @@ async def refuse(websocket: RoomSocket, code: CloseCode, reason: str = "") -> No
 def forbidden(websocket: RoomSocket) -> CloseCode:
     """The code for someone who may not join: the anonymous may sign in and come back."""
     return CloseCode.FORBIDDEN_ROOM if websocket.user_room is not None else CloseCode.NOT_AUTHENTICATED
+
+
+def _tell_busy(error: RoomsUnavailable) -> None:
+    global _told_busy_at
+    now = time.monotonic()
+    if now - _told_busy_at >= _TELL_BUSY_EVERY:
+        _told_busy_at = now
+        logger.warning("connections are refused as busy (1013): %s%s", error, advice())

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from django.core.checks import run_checks
+from redis.asyncio import ConnectionPool
 
+from rooms_app.advice import advice
 from rooms_app.apps import _import_messages
 from rooms_app.conf import rooms_settings
 from rooms_app.exceptions import RoomsConfigurationError
@@ -126,3 +128,24 @@ def test_a_channel_layer_of_another_kind_is_an_error() -> None:
     """The error names the kinds there are."""
     with pytest.raises(ValueError, match="pubsub, classic, memory"):
         channel_layer("kafka", "")
+
+
+@pytest.mark.parametrize("url", ["unix:///tmp/a.sock", "redis://localhost", "rediss://localhost"])
+def test_a_redis_host_suits_every_kind_of_connection(url: str) -> None:
+    """A unix socket takes no keep-alive: redis-py refuses the option."""
+    address = redis_host(url)
+    connection = ConnectionPool.from_url(address.pop("address"), **address).make_connection()
+    assert connection.socket_timeout == 15
+
+
+def test_the_log_says_how_to_start_the_bundled_redis(
+    settings: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where that is what is missing."""
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    settings.ROOMS = {}
+    assert advice() == ""
+    settings.ROOMS = {"embedded_directory": tmp_path}
+    assert "manage.py demo" in advice()
+    (tmp_path / "redis.sock").touch()
+    assert advice() == ""

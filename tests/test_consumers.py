@@ -310,3 +310,40 @@ def test_stock_pieces_stand_beside_ours() -> None:
 
 async def _endpoint(websocket: RoomSocket, n: int) -> None:
     await websocket.accept()
+
+
+async def test_own_channel_is_there_before_the_accept() -> None:
+    """What is sent to its groups in the moment it opens is handled; `on_open` knows the channel's name."""
+
+    class Own(Asks):
+        own_channel = True
+        groups = ["stock"]
+
+        async def on_open(self) -> None:
+            await self.send_text(self.channel_name)
+
+        async def chat_message(self, event: dict[str, Any]) -> None:
+            await self.send_text(event["text"])
+
+    async with clients("/", application=signed_in(Own)) as (receiver,):
+        await get_channel_layer().group_send("stock", {"type": "chat.message", "text": "at once"})
+        assert "inmemory" in await receiver.receive_from()
+        assert await receiver.receive_from() == "at once"
+
+
+async def test_on_close_hears_of_a_crash() -> None:
+    """As the 1011 that the client sees."""
+    seen: list[int] = []
+
+    class Crashes(Asks):
+        async def on_open(self) -> None:
+            raise ValueError("a bug")
+
+        async def on_close(self, code: int) -> None:
+            seen.append(code)
+
+    receiver = client("/", application=signed_in(Crashes))
+    await receiver.open()
+    assert await receiver.closed() == 1011
+    await receiver.wait(timeout=5)
+    assert seen == [1011]

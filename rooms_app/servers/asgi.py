@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from rooms_app.closing import CloseCode
 from rooms_app.servers.frames import Batch, cut_reason
 from rooms_app.servers.outlet import nothing
-from rooms_app.servers.sockets import bound_send_buffer, reset
+from rooms_app.servers.sockets import Tcp
 
 logger = logging.getLogger(__name__)
 
@@ -20,16 +20,16 @@ logger = logging.getLogger(__name__)
 class AsgiOutlet:
     """Calls `send` for each message, and makes a task only for a call that waits.
 
-    Where the server is known, its transport lets the kernel's part be bounded, and the connection be reset.
+    With the `tcp` of a known server the kernel's part is bounded, and who does not read the close is reset.
     """
 
-    __slots__ = ("_queue", "_send", "_task", "_transport", "lost", "on_resume")
+    __slots__ = ("_queue", "_send", "_task", "_tcp", "lost", "on_resume")
 
     name: ClassVar[str] = "asgi"
 
-    def __init__(self, send: Callable[[dict[str, Any]], Awaitable[None]], *, transport: Any = None) -> None:
+    def __init__(self, send: Callable[[dict[str, Any]], Awaitable[None]], *, tcp: Tcp | None = None) -> None:
         self._send = send
-        self._transport = transport
+        self._tcp = tcp
         #: What follows the call that waits; at most one batch, or at a close all that was unsent.
         self._queue: deque[dict[str, Any]] = deque()
         self._task: asyncio.Task[None] | None = None
@@ -41,8 +41,8 @@ class AsgiOutlet:
         return self._task is not None
 
     def opened(self, send_buffer: int) -> None:
-        if self._transport is not None:
-            bound_send_buffer(self._transport, send_buffer)
+        if self._tcp is not None:
+            self._tcp.bound_send_buffer(send_buffer)
 
     def write(self, batch: Batch) -> None:
         if not self.lost:
@@ -113,8 +113,8 @@ class AsgiOutlet:
             self._queue.clear()
             self._task.cancel()
             self._task = None
-        if self._transport is not None:
-            reset(self._transport)
+        if self._tcp is not None:
+            self._tcp.reset()
 
 
 def _close_event(code: int, reason: str) -> dict[str, Any]:

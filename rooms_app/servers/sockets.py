@@ -1,4 +1,4 @@
-"""What can be done to the TCP socket under an asyncio transport, of asyncio's own or of uvloop."""
+"""The TCP socket under an asyncio transport, of asyncio's own or of uvloop."""
 
 from __future__ import annotations
 
@@ -10,21 +10,27 @@ from typing import Any
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-def bound_send_buffer(transport: Any, size: int) -> None:
-    """Have the kernel hold about so many bytes unsent; 0 leaves it to the kernel."""
-    connection = _open_socket(transport)
-    if size and connection is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+class Tcp:
+    """What can be done to a connection below its transport; nothing, once it has ended."""
 
+    __slots__ = ("_socket", "_transport")
 
-def reset(transport: Any) -> None:
-    """Drop what is unsent and end the connection by a reset; nothing where it has ended."""
-    connection = _open_socket(transport)
-    if connection is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        transport.abort()
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        # Asked for now: a TLS transport that was closed raises AttributeError.
+        self._socket = transport.get_extra_info("socket")
 
+    def bound_send_buffer(self, size: int) -> None:
+        """Have the kernel hold about so many bytes unsent; 0 leaves it to the kernel."""
+        if size and self._is_open:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
 
-def _open_socket(transport: Any) -> Any:
-    connection = transport.get_extra_info("socket")
-    return connection if connection is not None and connection.fileno() >= 0 else None
+    def reset(self) -> None:
+        """Drop what is unsent, and end the connection by a reset."""
+        if self._is_open:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self._transport.abort()
+
+    @property
+    def _is_open(self) -> bool:
+        return self._socket is not None and self._socket.fileno() >= 0

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from rooms_app.servers.asgi import AsgiOutlet
 from rooms_app.servers.frames import Batch
 from rooms_app.servers.outlet import nothing
-from rooms_app.servers.sockets import bound_send_buffer
+from rooms_app.servers.sockets import Tcp
 
 _PROTOCOL_MODULE = "uvicorn.protocols.websockets.websockets_sansio_impl"
 
@@ -18,13 +18,14 @@ _PROTOCOL_MODULE = "uvicorn.protocols.websockets.websockets_sansio_impl"
 class UvicornOutlet:
     """Writes past uvicorn's `send`, which waits for exactly the clients that must not be waited for."""
 
-    __slots__ = ("_protocol", "_transport", "_waiter", "on_resume")
+    __slots__ = ("_protocol", "_tcp", "_transport", "_waiter", "on_resume")
 
     name: ClassVar[str] = "uvicorn"
 
     def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
         self._transport = protocol.transport
+        self._tcp = Tcp(protocol.transport)
         #: Waits for room in the transport, while the client is slow.
         self._waiter: asyncio.Task[None] | None = None
         self.on_resume: Callable[[], None] = nothing
@@ -50,7 +51,7 @@ class UvicornOutlet:
             transport.get_extra_info("sslcontext") is None
             and getattr(getattr(protocol, "conn", None), "extensions", None) == []
         )
-        return cls(protocol) if is_plain else AsgiOutlet(send, transport=transport)
+        return cls(protocol) if is_plain else AsgiOutlet(send, tcp=Tcp(transport))
 
     @property
     def paused(self) -> bool:
@@ -61,7 +62,7 @@ class UvicornOutlet:
         return bool(self._protocol.close_sent or self._transport.is_closing())
 
     def opened(self, send_buffer: int) -> None:
-        bound_send_buffer(self._transport, send_buffer)
+        self._tcp.bound_send_buffer(send_buffer)
 
     def write(self, batch: Batch) -> None:
         if not self.lost:
@@ -79,7 +80,7 @@ class UvicornOutlet:
     def close(self, code: int, reason: str, grace: float) -> None:
         # By uvicorn's own `send`, so that it knows: else it answers the client's close frame by a second one,
         # which browsers report as 1006. That `send` waits for room first, so here there is room.
-        closer = AsgiOutlet(self._protocol.send, transport=self._transport)
+        closer = AsgiOutlet(self._protocol.send, tcp=self._tcp)
         closer.lost = self.lost
         is_full = self.paused
         self._protocol.writable.set()
@@ -89,4 +90,3 @@ class UvicornOutlet:
 
     async def finish(self) -> None:
         """Nothing to wait for: the transport has the close frame."""
-
