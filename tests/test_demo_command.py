@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
+from websockets.sync.client import connect
 
 from rooms_app.embedded import EmbeddedRedis
 from tests.live import ROOT, free_port
@@ -170,6 +172,10 @@ def test_the_demo_serves_on_both_ports_until_a_signal_ends_everything(
     demo.wait_for(READY)
     assert all(answers(port) for port in ports)
     assert bundled(checkout).ping()
+    with connect(f"ws://127.0.0.1:{ports[1]}/ws/lobby") as socket:
+        url = f"http://127.0.0.1:{ports[0]}/chat/lobby/message"
+        assert httpx.post(url, json={"content": "across"}).json() == {"status": "sent"}
+        assert json.loads(socket.recv(timeout=5))["message"]["content"] == "across"
     assert all(f"http://127.0.0.1:{port}/\n" in demo.output() for port in ports)
     assert "Starting the bundled Redis … ok\n" in demo.output()
     assert all(f"Starting {server} on port {port} … ok\n" in demo.output() for port in ports)
