@@ -46,20 +46,19 @@ class RoomSocket:
 
     __slots__ = (
         "__weakref__",
-        "_app_task",
         "_frame_limit",
         "_has_connected",
+        "_is_abandoned",
         "_is_accepted",
         "_is_answer_due",
         "_is_close_due",
-        "_is_receiving",
         "_receive",
+        "_receiver",
         "_send",
         "_unsent_first",
         "closing",
         "expires_at",
         "id",
-        "is_abandoned",
         "joins_user_room",
         "loop",
         "options",
@@ -96,14 +95,14 @@ class RoomSocket:
         self._receive = receive
         self._send = send
         self._frame_limit = FrameLimit()
-        self._app_task = asyncio.current_task()
+        #: The task that waits in `receive`.
+        self._receiver: asyncio.Task[Any] | None = None
         #: The client did not take its close frame, and the server did not say so: `receive` was ended.
-        self.is_abandoned = False
+        self._is_abandoned = False
         self._has_connected = False
         self._is_accepted = False
         #: It was closed before the handshake was done: the close frame follows the accept.
         self._is_close_due = False
-        self._is_receiving = False
         #: The client gave `since`, and nothing has answered it yet.
         self._is_answer_due = self.options.since is not None
         #: Protocol messages that go out before anything else once the connection is accepted.
@@ -175,15 +174,17 @@ class RoomSocket:
         """The client's next frame, as the ASGI event `websocket.receive`. Raises `ConnectionClosed` at the end."""
         await self.connected()
         self.answer_resume()
-        if self.closing is not None and not self._is_accepted:
+        if self.closing is not None and (self._is_abandoned or not self._is_accepted):
             raise ConnectionClosed(*self.closing)
-        if self.closing is not None and self.is_abandoned:
-            raise ConnectionClosed(*self.closing)
-        self._is_receiving = True
+        receiver = self._receiver = asyncio.current_task()
         try:
             event = await self._receive()
+        except asyncio.CancelledError:
+            if not self._is_abandoned or self.closing is None or receiver is None or receiver.uncancel():
+                raise
+            raise ConnectionClosed(*self.closing) from None
         finally:
-            self._is_receiving = False
+            self._receiver = None
         if event["type"] == "websocket.disconnect":
             raise self._mark_closed(event.get("code") or 1005, event.get("reason") or "")
         refusal = self._frame_limit.check(event)
@@ -262,7 +263,6 @@ class RoomSocket:
 
     def ended(self) -> None:
         """The application is done with it."""
-        self._app_task = None
         self._mark_closed(1006, "")
 
     async def _send_event(self, event: dict[str, Any]) -> None:
@@ -284,10 +284,10 @@ class RoomSocket:
         self.close_now(CloseCode.SLOW)
 
     def _abandon(self) -> None:
-        self.is_abandoned = True
+        self._is_abandoned = True
         # Elsewhere than in `receive` the application is at work of its own, and is left to it.
-        if self._is_receiving and self._app_task is not None and not self._app_task.done():
-            self._app_task.cancel()
+        if self._receiver is not None:
+            self._receiver.cancel()
 
     def _say_closing(self, code: int, reason: str) -> None:
         if self.options.opted_in and self._is_accepted:

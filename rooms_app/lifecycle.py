@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -42,9 +41,6 @@ async def run(websocket: RoomSocket, body: Callable[[], Awaitable[None]], *, nam
     except RoomsUnavailable as error:
         _tell_busy(error)
         await refuse(websocket, CloseCode.BUSY)
-    except asyncio.CancelledError:
-        if not websocket.is_abandoned:
-            raise
     except Exception:
         logger.exception("%s failed connection=%s", name, websocket.id)
         await refuse(websocket, CloseCode.ERROR)

@@ -17,6 +17,7 @@ from rooms_app.exceptions import ForbiddenRoom, MessageTooLarge, RoomsUnavailabl
 from rooms_app.hub import hub_for, hub_of
 from rooms_app.registry import WebSocketMessageBase
 from rooms_app.rooms import check_rooms, is_reserved
+from rooms_app.sync_publish import SyncPublisher
 from rooms_app.transport import channel_layer, gate, group_send
 
 T = TypeVar("T")
@@ -155,7 +156,8 @@ class ChannelLayerManager:
 
     def broadcast_sync(self, message: bytes) -> SendOutcome:
         refuse_in_event_loop("broadcast_sync")
-        return background.run(lambda: self.broadcast(message))
+        _check_size(len(message))
+        return self._send_sync(envelope.raw_broadcast(message), robust=True)
 
     def send_sync(
         self,
@@ -166,8 +168,7 @@ class ChannelLayerManager:
         robust: bool = True,
     ) -> SendOutcome:
         refuse_in_event_loop("send_sync")
-        prepared = _prepare(rooms, message, exclude)
-        return background.run(lambda: self._send(prepared, robust=robust))
+        return self._send_sync(_prepare(rooms, message, exclude), robust=robust)
 
     def join_sync(self, rooms: Sequence[str], websocket: HasConnection, *, reserved: bool = False) -> None:
         _run_beside("join_sync", websocket, lambda: self.join(rooms, websocket, reserved=reserved))
@@ -189,6 +190,21 @@ class ChannelLayerManager:
             async with gate():
                 with self._breaker.attempt():
                     await group_send(layer, message)
+        except RoomsUnavailable:
+            if not robust:
+                raise
+            return SendOutcome.FAILED
+        return SendOutcome.SENT
+
+    def _send_sync(self, message: dict[str, Any], *, robust: bool) -> SendOutcome:
+        layer = channel_layer()
+        publisher = SyncPublisher.fit(layer)
+        if publisher is None or not message["rooms"]:
+            return background.run(lambda: self._send(message, robust=robust))
+        payload = layer.serialize(message)
+        try:
+            with self._breaker.attempt():
+                publisher.publish(message["rooms"], payload)
         except RoomsUnavailable:
             if not robust:
                 raise
