@@ -45,8 +45,8 @@ after_fork_in_child(_start_afresh)
 class SyncPublisher:
     """Publishes room messages as one `RedisPubSubChannelLayer` would; for any number of threads."""
 
-    def __init__(self, clients: Sequence[redis.Redis], prefix: str) -> None:
-        self._clients = clients
+    def __init__(self, pools: Sequence[Any], prefix: str) -> None:
+        self._pools = pools
         self._prefix = prefix
 
     @classmethod
@@ -60,32 +60,38 @@ class SyncPublisher:
                 options = vars(layer).get("_kwargs", {})
                 if vars(layer).get("_args") or not set(options) <= _KNOWN_OPTIONS:
                     return None
-                clients = [_client(host) for host in decode_hosts(options.get("hosts"))]
-                publisher = _publishers[layer] = cls(clients, options.get("prefix", "asgi"))
+                pools = [_pool(host) for host in decode_hosts(options.get("hosts"))]
+                publisher = _publishers[layer] = cls(pools, options.get("prefix", "asgi"))
             return publisher
 
     def publish(self, rooms: Sequence[str], payload: bytes) -> None:
         """Publish a serialised message to the group of each room. Raises what redis-py raises."""
-        channels = [f"{self._prefix}__group__{group_name(room)}" for room in rooms]
-        if len(channels) == 1:
-            self._client_for(channels[0]).publish(channels[0], payload)
-            return
-        by_client: dict[redis.Redis, list[str]] = {}
-        for channel in channels:
-            by_client.setdefault(self._client_for(channel), []).append(channel)
-        for client, names in by_client.items():
-            with client.pipeline(transaction=False) as pipeline:
-                for name in names:
-                    pipeline.publish(name, payload)
-                pipeline.execute()
-
-    def _client_for(self, channel: str) -> redis.Redis:
-        index: int = _consistent_hash(channel, len(self._clients))
-        return self._clients[index]
+        commands: dict[Any, list[Sequence[str | bytes]]] = {}
+        for room in rooms:
+            channel = f"{self._prefix}__group__{group_name(room)}"
+            pool = self._pools[_consistent_hash(channel, len(self._pools))]
+            commands.setdefault(pool, []).append(("PUBLISH", channel, payload))
+        for pool, batch in commands.items():
+            _execute(pool, batch)
 
 
-def _client(host: dict[str, Any]) -> redis.Redis:
-    """A client as channels_redis would make one, with a send's timeouts, and none of redis-py's own retries."""
+def _execute(pool: Any, commands: Sequence[Sequence[str | bytes]]) -> None:
+    """Send all commands in one write and read their replies: redis-py's `publish` costs as much again as Redis."""
+    connection = pool.get_connection()
+    try:
+        connection.send_packed_command(connection.pack_commands(commands))
+        for _ in commands:
+            connection.read_response()
+    except BaseException:
+        # A reply that is still due must not become the answer to the next send.
+        connection.disconnect()
+        raise
+    finally:
+        pool.release(connection)
+
+
+def _pool(host: dict[str, Any]) -> Any:
+    """A connection pool as channels_redis makes one, with a send's timeouts and none of redis-py's own retries."""
     options = {
         **host,
         "socket_connect_timeout": _CONNECT_TIMEOUT,
@@ -93,13 +99,11 @@ def _client(host: dict[str, Any]) -> redis.Redis:
         "retry": Retry(NoBackoff(), 0),
     }
     if "address" in options:
-        pool: Any = redis.ConnectionPool.from_url(options.pop("address"), **options)
-    elif "master_name" in options:
+        return redis.ConnectionPool.from_url(options.pop("address"), **options)
+    if "master_name" in options:
         service = options.pop("master_name")
         # redis-py's Sentinel is untyped.
         make_sentinel: Any = Sentinel
         sentinel = make_sentinel(options.pop("sentinels"), sentinel_kwargs=options.pop("sentinel_kwargs", None))
-        pool = SentinelConnectionPool(service, sentinel, **options)  # type: ignore[no-untyped-call]
-    else:
-        pool = redis.ConnectionPool(**options)
-    return redis.Redis(connection_pool=pool)
+        return SentinelConnectionPool(service, sentinel, **options)  # type: ignore[no-untyped-call]
+    return redis.ConnectionPool(**options)
