@@ -67,9 +67,7 @@ def heard(channel: str) -> ChatMessage:
     return ChatMessage.model_validate(envelope["message"])
 
 
-def test_what_a_guest_says_reaches_the_room_with_the_servers_own_time(
-    client: Client, no_errors: None
-) -> None:
+def test_what_a_guest_says_reaches_the_room_with_the_servers_own_time(client: Client, no_errors: None) -> None:
     """No database either: this test may use none."""
     channel = listen("lobby")
     before = datetime.now(UTC)
@@ -163,9 +161,7 @@ def test_a_room_name_that_is_too_long_is_a_400_that_names_it(client: Client, no_
     assert [problem["loc"] for problem in answer.json()["detail"]] == [["room_id"]]
 
 
-@pytest.mark.parametrize(
-    "content", ["x", "x" * 4_000, "\N{GRINNING FACE}" * 4_000, "<b>no markup</b>", "a\nb\0c"]
-)
+@pytest.mark.parametrize("content", ["x", "x" * 4_000, "\N{GRINNING FACE}" * 4_000, "<b>no markup</b>", "a\nb\0c"])
 def test_up_to_4000_characters_of_any_text_arrive_as_they_are(client: Client, content: str) -> None:
     channel = listen("lobby")
     assert post(client, {"content": content}).status_code == 200
@@ -185,9 +181,7 @@ def test_nobody_sends_to_a_reserved_room(client: Client, no_errors: None, room: 
     answer = post(client, {"content": "hello"}, room=room)
     assert answer.status_code == 403
     assert "reserved" in answer.json()["detail"]
-    assert (
-        channel not in get_channel_layer().channels
-    )  # the layer makes a channel's queue with its first message
+    assert channel not in get_channel_layer().channels  # the layer makes a channel's queue with its first message
 
 
 def test_a_message_that_the_channel_layer_does_not_take_is_a_503(client: Client, settings: Any) -> None:

@@ -116,8 +116,8 @@ class Chat {
       }
       this.#wasLive = true;
     } else if (state === "stopped") {
-      const why = CLOSED_BECAUSE.get(code) ?? `The server refuses this connection (${code}).`;
-      this.#show("stopped", code === 1000 ? "offline" : "refused", `${why} ${reason}`.trim());
+      const why = CLOSED_BECAUSE.get(code) ?? `The server refuses this connection: ${reason || code}.`;
+      this.#show("stopped", code === 1000 ? "offline" : "refused", why);
     } else {
       this.#show(state, state, state === "reconnecting" ? "The connection was lost. Trying again …" : "");
     }
