@@ -297,3 +297,29 @@ def test_the_page_is_readable_in_light_and_dark_wide_and_narrow(
     look("narrow", 360, 720)
     left.open(demo_servers.urls[0], "user-1", status="refused")
     look("refused", 1280, 800)
+
+
+PLAIN_CLIENT = """
+const [url, post, done] = arguments;
+const got = [];
+const socket = new WebSocket(url);
+socket.onopen = () => post.forEach((address, number) =>
+  fetch(address, {method: "POST", headers: {"Content-Type": "application/json"},
+                  body: JSON.stringify({content: `message ${number}`})}));
+socket.onmessage = (event) => {
+  got.push(JSON.parse(event.data));
+  if (got.length === post.length) done(got);
+};
+"""
+
+
+def test_new_websocket_and_json_parse_are_a_whole_client(
+    new_window: Callable[[], Window], demo_servers: DemoServers, room: str
+) -> None:
+    """On the demo's own origin, without any library; a POST in the very moment `onopen` fires is delivered."""
+    window = new_window()
+    for server, ws in zip(demo_servers.urls, demo_servers.ws_urls, strict=True):
+        window.driver.get(f"{server}/health/live")
+        got = window.driver.execute_async_script(PLAIN_CLIENT, f"{ws}/ws/{room}", [f"{server}/chat/{room}/message"] * 3)
+        assert {frame["message"]["content"] for frame in got} == {"message 0", "message 1", "message 2"}
+        assert {(frame["MESSAGE_ID"], frame["room"]) for frame in got} == {("chat.message", room)}
