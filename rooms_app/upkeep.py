@@ -47,8 +47,10 @@ class Upkeep:
         self._connections = connections
         self._take = take
         self._counts = counts
-        #: The group that only this hub is in: its probes come back through it.
+        #: The group that only this hub is in: on layers that can forget their groups, its probes come back through it.
         self._control = f"room-control-{secrets.token_hex(8)}"
+        # Layers whose groups can be forgotten, and expire; asking the pub/sub layer for an unknown name raises.
+        self._group_expiry: float | None = vars(layer).get("group_expiry")
         self._probe = ""
         self._is_heard = asyncio.Event()
         #: Set when the layer failed or forgot us: the groups are joined again as soon as it answers.
@@ -72,9 +74,10 @@ class Upkeep:
     async def stop(self) -> None:
         """End all of it, when the hub's rooms are left."""
         await end(*self._tasks)
-        with contextlib.suppress(Exception):
-            async with within(rooms_settings().send_timeout):
-                await self._layer.group_discard(self._control, self._channel)
+        if self._group_expiry:
+            with contextlib.suppress(Exception):
+                async with within(rooms_settings().send_timeout):
+                    await self._layer.group_discard(self._control, self._channel)
         # A message that was on its way when the groups were left is still read, not left in the layer.
         await asyncio.sleep(0)
         self._is_stopping = True
@@ -106,9 +109,7 @@ class Upkeep:
     async def _watch(self) -> None:
         """Send probes; join all groups again where one does not come back, and before the layer expires them."""
         loop = asyncio.get_running_loop()
-        # Only the classic and the in-memory layer have it; asking the pub/sub layer for an unknown name raises.
-        group_expiry = vars(self._layer).get("group_expiry")
-        refresh_every = group_expiry / 3 if group_expiry else float("inf")
+        refresh_every = self._group_expiry / 3 if self._group_expiry else float("inf")
         with contextlib.suppress(RoomsUnavailable):
             await self._join_control()
         refreshed_at = loop.time()
@@ -128,13 +129,16 @@ class Upkeep:
                     await self._is_suspect.wait()
 
     async def _send_probe(self) -> bool:
-        """Whether a message to this hub's own group comes back."""
+        """Whether a message to this hub itself comes back."""
         self._probe = secrets.token_hex(8)
         self._is_heard.clear()
         message = {"type": envelope.ROOM_CONTROL, "probe": self._probe}
         try:
             async with within(rooms_settings().send_timeout):
-                await self._layer.group_send(self._control, message)
+                if self._group_expiry:
+                    await self._layer.group_send(self._control, message)
+                else:
+                    await self._layer.send(self._channel, message)
             async with asyncio.timeout(_PROBE_TIMEOUT):
                 await self._is_heard.wait()
         except Exception as error:
@@ -145,20 +149,25 @@ class Upkeep:
     async def _heal(self) -> None:
         """Join all groups once more. Raises `RoomsUnavailable`."""
         self._is_suspect.set()
-        await self._join_control()
-        await self._subscriptions.rejoin()
+        try:
+            await self._join_control()
+            await self._subscriptions.rejoin()
+        except RoomsUnavailable as error:
+            if isinstance(error.__cause__, RuntimeError):
+                # The pub/sub layer was flushed, and forgot the channel: only a new `receive` makes it known again.
+                await end(self._receiver)
+                self._receiver = asyncio.get_running_loop().create_task(self._receive(), name="rooms-receive")
+            raise
         self._counts["rejoins"] += 1
         self._is_suspect.clear()
 
     async def _join_control(self) -> None:
+        if not self._group_expiry:
+            return
         try:
             async with within(rooms_settings().send_timeout):
                 await self._layer.group_add(self._control, self._channel)
         except Exception as error:
-            if isinstance(error, RuntimeError):
-                # The pub/sub layer was flushed, and forgot the channel: only a new `receive` makes it known again.
-                await end(self._receiver)
-                self._receiver = asyncio.get_running_loop().create_task(self._receive(), name="rooms-receive")
             raise RoomsUnavailable(f"The channel layer did not confirm group_add: {error!r}") from error
 
     async def _tick(self) -> None:
