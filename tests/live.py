@@ -18,6 +18,7 @@ import httpx
 import redis
 
 from rooms_app.embedded import find_server
+from rooms_app.processes import die_with_parent
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +56,14 @@ class Process:
     def spawn(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command, cwd=ROOT, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                self._command,
+                cwd=ROOT,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Fixtures end it; but a test run that is killed runs no fixtures.
+                preexec_fn=die_with_parent(signal.SIGKILL),
             )
 
     def signal(self, number: int) -> None:
