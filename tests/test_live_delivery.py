@@ -20,9 +20,7 @@ PAIRS = [("daphne", "daphne"), ("daphne", "uvicorn")]
 
 
 @pytest.fixture(scope="module", params=PAIRS, ids="+".join)
-def demo(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[live.DemoServers]:
+def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[live.DemoServers]:
     """The demo on two real processes."""
     with live.demo_servers(*request.param, directory=tmp_path_factory.mktemp("live")) as servers:
         yield servers
@@ -153,9 +151,7 @@ async def test_nothing_was_logged_as_an_error(demo: live.DemoServers) -> None:
                 b'{"content": ""}',
                 json.dumps({"content": "x" * 4001}),
             ):
-                assert (
-                    await http.post(f"{url}/chat/a/message", content=body, headers=JSON)
-                ).status_code == 400
+                assert (await http.post(f"{url}/chat/a/message", content=body, headers=JSON)).status_code == 400
             too_long = f"{url}/chat/{'x' * 256}/message"
             assert (await http.post(too_long, content=b'{"content": "x"}', headers=JSON)).status_code == 400
             assert (await http.post(f"{url}/chat/user-1/message", json={"content": "x"})).status_code == 403

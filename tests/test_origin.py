@@ -236,9 +236,7 @@ def test_garbage_is_refused(origin):
 
 
 @pytest.mark.parametrize("origins", [(), ("http://evil.com",), (OWN,)])
-@pytest.mark.parametrize(
-    "host", ["evil.com", "", b"\xff\xfe", "chat.example.com:x", "a,b", "[::1", "x" * 9000]
-)
+@pytest.mark.parametrize("host", ["evil.com", "", b"\xff\xfe", "chat.example.com:x", "a,b", "[::1", "x" * 9000])
 def test_a_host_that_is_not_allowed_is_refused_even_without_an_origin(host, origins):
     assert not origin_allowed(handshake(*origins, host=host))
 

@@ -6,6 +6,7 @@ names. Under `/hidden` the same, but a wrapper hides the server's `send`.
 
 import asyncio
 import base64
+import contextlib
 import gc
 import json
 import os
@@ -120,8 +121,9 @@ async def _state() -> dict[str, Any]:
 
 def _unsent(connection: RoomSocket) -> int:
     """The bytes that wait for one client in this process: in our backlog, and in the server's transport."""
-    transport = getattr(connection.outbox.outlet, "_transport", None)
-    if transport is None:
+    outlet = connection.outbox.outlet
+    transport = getattr(outlet, "_transport", None) or getattr(getattr(outlet, "_tcp", None), "_transport", None)
+    if transport is None or _is_closed(transport):
         held = 0
     elif hasattr(transport, "get_write_buffer_size"):
         held = transport.get_write_buffer_size()
@@ -142,7 +144,11 @@ _PROTOCOLS = ("WebSocketsSansIOProtocol", "WebSocketProtocol")
 def _is_closed(transport: Any) -> bool:
     if hasattr(transport, "disconnected"):
         return bool(transport.disconnected)
-    return bool(transport.get_extra_info("socket").fileno() < 0)
+    # A TLS transport that was closed can't say.
+    with contextlib.suppress(AttributeError):
+        connection = transport.get_extra_info("socket")
+        return connection is None or connection.fileno() < 0
+    return True
 
 
 _ROUTES = {"/send": _send, "/write": _write, "/state": _state}

@@ -11,3 +11,11 @@ INSTALLED_APPS = ["rooms_app", "django.contrib.contenttypes", "django.contrib.au
 CHANNEL_LAYERS = {"default": channel_layer("memory", "")}
 ROOMS = json.loads(os.environ.get("TEST_ROOMS", "{}"))
 USE_TZ = True
+# Whatever the server makes of logging: the tests read warnings and errors in its output.
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"named": {"format": "%(levelname)s %(name)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "named"}},
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
+}
