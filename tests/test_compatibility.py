@@ -25,6 +25,10 @@ from tests.live import RedisServer
 from tests.waiting import until
 
 
+#: Channels' own dispatch looks after the database connections of its thread, which an earlier test may have opened.
+stock_dispatch = pytest.mark.django_db(transaction=True)
+
+
 class StockConsumer(AsyncJsonWebsocketConsumer):
     """A consumer of plain Channels that listens to one of our rooms."""
 
@@ -48,6 +52,7 @@ BOTH = ProtocolTypeRouter(
 )
 
 
+@stock_dispatch
 @pytest.mark.usefixtures("layer")
 async def test_a_stock_consumer_in_the_group_gets_each_room_message() -> None:
     """In `room_message(event)`; under one ProtocolTypeRouter with ours."""
@@ -66,6 +71,7 @@ async def test_a_stock_consumer_in_the_group_gets_each_room_message() -> None:
     await asyncio.gather(stock.disconnect(), ours.disconnect())
 
 
+@stock_dispatch
 @pytest.mark.usefixtures("layer")
 async def test_a_stock_group_send_of_a_room_message_reaches_our_connections() -> None:
     """Without a uid, too: whoever writes it by hand needs `type`, `rooms` and `text`."""

@@ -209,6 +209,7 @@ async def test_a_consumer_offers_what_a_room_socket_offers() -> None:
     await receiver.disconnect()
 
 
+@pytest.mark.django_db(transaction=True)
 async def test_own_channel_gives_the_stock_channel_name_groups_and_handlers() -> None:
     """Beside the rooms, and the client's frames choose no handler."""
 
@@ -312,6 +313,7 @@ async def _endpoint(websocket: RoomSocket, n: int) -> None:
     await websocket.accept()
 
 
+@pytest.mark.django_db(transaction=True)
 async def test_own_channel_is_there_before_the_accept() -> None:
     """What is sent to its groups in the moment it opens is handled; `on_open` knows the channel's name."""
 
