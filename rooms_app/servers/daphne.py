@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import socket
 import sys
@@ -38,10 +39,13 @@ class DaphneOutlet:
         tcp: type | None = getattr(sys.modules.get("twisted.internet.tcp"), "Connection", None)
         if known is None or tcp is None or not isinstance(protocol, known):
             return None
+        transport = getattr(protocol, "transport", None)
         is_usable = (
-            isinstance(getattr(protocol, "transport", None), tcp)
+            isinstance(transport, tcp)
+            and all(hasattr(transport, name) for name in ("writeSomeData", "dataBuffer", "_tempDataBuffer"))
             and getattr(protocol, "_perMessageCompress", None) is None
             and hasattr(protocol, "closeHandshakeTimeout")
+            and callable(getattr(protocol, "onCloseHandshakeTimeout", None))
         )
         return cls(protocol) if is_usable else None
 
@@ -60,16 +64,28 @@ class DaphneOutlet:
         self._transport.registerProducer(self, streaming=True)
 
     def write(self, batch: Batch) -> None:
-        if not self.lost:
-            self._transport.write(batch.wire)
+        if self.lost:
+            return
+        transport, data = self._transport, batch.wire
+        # Twisted's `write` waits for two changes to epoll and another turn of the loop: where nothing is queued,
+        # the socket gets it at once. An error is left to Twisted, which meets it in its own write.
+        if not transport.dataBuffer and not transport._tempDataBuffer:
+            taken = transport.writeSomeData(data)
+            if taken == len(data):
+                return
+            if isinstance(taken, int):
+                data = data[taken:]
+        transport.write(data)
 
     def wait(self) -> None:
         """Nothing to do: Twisted calls `resumeProducing`."""
 
     def close(self, code: int, reason: str, grace: float) -> None:
         if not self.lost:
-            # Autobahn resets a connection whose close handshake takes longer than this, by default 1 s.
-            self._protocol.closeHandshakeTimeout = grace
+            # Autobahn resets a connection whose close handshake takes too long. Its own timer cuts the end to a
+            # whole second, and so comes up to a second early: 0 switches it off, and ours calls the same.
+            self._protocol.closeHandshakeTimeout = 0
+            asyncio.get_running_loop().call_later(grace, self._protocol.onCloseHandshakeTimeout)
             # Not `sendClose`, which raises for the codes 1011 to 1013.
             self._protocol.sendCloseFrame(code=int(code), reasonUtf8=cut_reason(reason).encode())
 
