@@ -24,7 +24,6 @@ from tests.clients import HEADERS, Client, OpenRoom
 from tests.live import RedisServer
 from tests.waiting import until
 
-
 #: Channels' own dispatch looks after the database connections of its thread, which an earlier test may have opened.
 stock_dispatch = pytest.mark.django_db(transaction=True)
 
