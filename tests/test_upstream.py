@@ -15,7 +15,7 @@ from tests.live import RedisServer
 async def test_redis_py_loses_cancellations(redis_server: RedisServer) -> None:
     """Why `cancelling.end` cancels again: https://github.com/python/cpython/issues/134471"""
     lost = 0
-    for steps in range(60):
+    for steps in range(100):
         client = Redis(connection_pool=ConnectionPool.from_url(redis_server.url))
 
         async def read_for_ever(client: Redis = client) -> None:
