@@ -161,6 +161,7 @@ class TestReport:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_short_form_finds_all_counts_right(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     done = subprocess.run(
@@ -169,7 +170,7 @@ def test_the_short_form_finds_all_counts_right(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     document = json.loads(file.read_text())

@@ -1,0 +1,3 @@
+"""No pages: the benchmark opens WebSockets only."""
+
+urlpatterns: list[object] = []
