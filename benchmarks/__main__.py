@@ -54,7 +54,9 @@ def _run(options: argparse.Namespace) -> int:
     machine = report.machine()
     if options.plot:
         return _plot(runner, options.plot, machine)
-    chosen = {key: (scenarios.SHORT if options.short else scenarios.FULL)[key] for key in options.scenario}
+    chosen = {
+        key: (scenarios.SHORT if options.short else scenarios.FULL)[key] for key in options.scenario or scenarios.FULL
+    }
     limits = [] if options.short else _calibrate()
     measured: dict[str, Results] = {key: runner.run(scenario) for key, scenario in chosen.items()}
 
@@ -124,8 +126,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     names = [system.name for system in SYSTEMS]
     add = parser.add_argument
     add("--short", action="store_true", help="small sizes, one repetition; fails on counts only")
-    add("--scenario", nargs="+", choices=list(scenarios.FULL), default=list(scenarios.FULL), metavar="A", help=keys)
-    add("--system", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)}")
+    add("--scenario", nargs="+", action="extend", choices=list(scenarios.FULL), metavar="A", help=keys)
+    add("--system", nargs="+", action="extend", choices=names, metavar="NAME", help=f"of {', '.join(names)}")
     add("--repetitions", type=_positive, help="of each scenario and system; 9, or 1 with --short")
     add("--json", type=Path, default=_DEFAULT_JSON, metavar="FILE", help="where the figures go")
     add("--uvicorn-loop", choices=["auto", "asyncio", "uvloop"], default="auto", help="uvicorn's --loop")

@@ -59,6 +59,8 @@ class Breaker:
         self._note_success()
 
     def _may_try(self) -> bool:
+        if self._outage is None:
+            return True
         with self._lock:
             outage = self._outage
             if outage is None:
@@ -89,6 +91,6 @@ class Breaker:
         with self._lock:
             self.counts["sent"] += 1
             outage, self._outage = self._outage, None
-            now = self._clock()
         if outage is not None:
-            logger.warning("sends to rooms work again failed=%d seconds=%.1f", outage.failed, now - outage.since)
+            seconds = self._clock() - outage.since
+            logger.warning("sends to rooms work again failed=%d seconds=%.1f", outage.failed, seconds)

@@ -26,6 +26,7 @@ def redis_host(url: str) -> dict[str, Any]:
         "socket_connect_timeout": 1,
         "socket_timeout": 15,
         "health_check_interval": 10,
+        "protocol": 2,
     }
     if not url.startswith("unix:"):
         host["socket_keepalive"] = True

@@ -29,6 +29,8 @@ def check_room(room: object) -> str:
     """The room name itself. Raises `InvalidRoom` for anything else than 1 to 255 characters of Unicode text."""
     if not isinstance(room, str) or not 0 < len(room) <= MAX_LENGTH:
         raise InvalidRoom(room)
+    if room.isascii():
+        return room
     try:
         room.encode()
     except UnicodeEncodeError as error:
@@ -40,7 +42,7 @@ def check_rooms(rooms: Iterable[object]) -> list[str]:
     """The room names without repeats, in order. Raises `InvalidRoom`; `TypeError` for a bare string."""
     if isinstance(rooms, str | bytes):
         raise TypeError(f"rooms is a list of room names, not {rooms!r}: write [{rooms!r}].")
-    return list(dict.fromkeys(check_room(room) for room in rooms))
+    return list(dict.fromkeys([check_room(room) for room in rooms]))
 
 
 def group_name(room: str) -> str:
@@ -49,8 +51,9 @@ def group_name(room: str) -> str:
     Readable where the room's name can be used as it is (`room.chat-42`), else a hash of it (`room-5f1c…`).
     The two forms can't meet, and neither meets a group of a project's own that has no such prefix.
     """
-    if _READABLE.fullmatch(check_room(room)):
+    if isinstance(room, str) and _READABLE.fullmatch(room):
         return f"room.{room}"
+    check_room(room)
     return f"room-{hashlib.sha256(room.encode()).hexdigest()[:48]}"
 
 

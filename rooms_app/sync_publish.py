@@ -7,6 +7,7 @@ layers have no form that a plain client could write, and go through the backgrou
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -24,6 +25,8 @@ from rooms_app.rooms import group_name
 
 #: How long connecting may take, in seconds.
 _CONNECT_TIMEOUT = 1.0
+#: A connection that was used so many seconds ago is used again without a look at whether Redis has closed it.
+_FRESH = 1.0
 #: What the layer's own `__init__` takes besides these changes what it sends; an unknown one means: not ours to write.
 _KNOWN_OPTIONS = {"hosts", "prefix", "on_disconnect", "on_reconnect"}
 
@@ -46,7 +49,7 @@ class SyncPublisher:
     """Publishes room messages as one `RedisPubSubChannelLayer` would; for any number of threads."""
 
     def __init__(self, pools: Sequence[Any], prefix: str) -> None:
-        self._pools = pools
+        self._idle = [IdleConnections(pool) for pool in pools]
         self._prefix = prefix
 
     @classmethod
@@ -66,28 +69,55 @@ class SyncPublisher:
 
     def publish(self, rooms: Sequence[str], payload: bytes) -> None:
         """Publish a serialised message to the group of each room. Raises what redis-py raises."""
-        commands: dict[Any, list[Sequence[str | bytes]]] = {}
+        commands: dict[IdleConnections, list[Sequence[str | bytes]]] = {}
         for room in rooms:
             channel = f"{self._prefix}__group__{group_name(room)}"
-            pool = self._pools[_consistent_hash(channel, len(self._pools))]
-            commands.setdefault(pool, []).append(("PUBLISH", channel, payload))
-        for pool, batch in commands.items():
-            _execute(pool, batch)
+            idle = self._idle[_consistent_hash(channel, len(self._idle))]
+            commands.setdefault(idle, []).append(("PUBLISH", channel, payload))
+        for idle, batch in commands.items():
+            idle.execute(batch)
 
 
-def _execute(pool: Any, commands: Sequence[Sequence[str | bytes]]) -> None:
-    """Send all commands in one write and read their replies: redis-py's `publish` costs as much again as Redis."""
-    connection = pool.get_connection()
+class IdleConnections:
+    """The connections of a pool that nobody uses right now, for any number of threads.
+
+    redis-py's own `get_connection` and `release` make half a dozen system calls around each command.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        #: With the time each was last used. `append` and `pop` are atomic.
+        self._idle: list[tuple[Any, float]] = []
+
+    def execute(self, commands: Sequence[Sequence[str | bytes]]) -> list[Any]:
+        """The replies to these commands, sent in one write. Raises what redis-py raises."""
+        connection = self._take()
+        try:
+            connection.send_packed_command(connection.pack_commands(commands))
+            return [connection.read_response() for _ in commands]
+        except BaseException:
+            # A reply that is still due must not become the answer to the next send.
+            connection.disconnect()
+            raise
+        finally:
+            self._idle.append((connection, time.monotonic()))
+
+    def _take(self) -> Any:
+        try:
+            connection, used_at = self._idle.pop()
+        except IndexError:
+            return self._pool.make_connection()
+        if time.monotonic() - used_at > _FRESH and _is_stale(connection):
+            connection.disconnect()
+        return connection
+
+
+def _is_stale(connection: Any) -> bool:
+    """Whether Redis has closed an idle connection, or said something that nobody asked for."""
     try:
-        connection.send_packed_command(connection.pack_commands(commands))
-        for _ in commands:
-            connection.read_response()
-    except BaseException:
-        # A reply that is still due must not become the answer to the next send.
-        connection.disconnect()
-        raise
-    finally:
-        pool.release(connection)
+        return bool(connection.can_read())
+    except (redis.RedisError, OSError):
+        return True
 
 
 def _pool(host: dict[str, Any]) -> Any:

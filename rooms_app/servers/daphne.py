@@ -19,12 +19,13 @@ class DaphneOutlet:
     Twisted's producer interface: https://docs.twisted.org/en/stable/core/howto/producers.html
     """
 
-    __slots__ = ("_protocol", "_transport", "on_resume", "paused")
+    __slots__ = ("_open_state", "_protocol", "_transport", "on_resume", "paused")
 
     name: ClassVar[str] = "daphne"
 
     def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
+        self._open_state = protocol.STATE_OPEN
         self._transport = protocol.transport
         self.paused = False
         self.on_resume: Callable[[], None] = nothing
@@ -42,7 +43,7 @@ class DaphneOutlet:
         transport = getattr(protocol, "transport", None)
         is_usable = (
             isinstance(transport, tcp)
-            and all(hasattr(transport, name) for name in ("writeSomeData", "dataBuffer", "_tempDataBuffer"))
+            and all(hasattr(transport, name) for name in ("socket", "dataBuffer", "_tempDataBuffer"))
             and getattr(protocol, "_perMessageCompress", None) is None
             and hasattr(protocol, "closeHandshakeTimeout")
             and callable(getattr(protocol, "onCloseHandshakeTimeout", None))
@@ -64,17 +65,20 @@ class DaphneOutlet:
         self._transport.registerProducer(self, streaming=True)
 
     def write(self, batch: Batch) -> None:
-        if self.lost:
+        # As `lost`, without the call: this runs once per delivery.
+        if self._protocol.state != self._open_state:
             return
         transport, data = self._transport, batch.wire
         # Twisted's `write` waits for two changes to epoll and another turn of the loop: where nothing is queued,
         # the socket gets it at once. An error is left to Twisted, which meets it in its own write.
         if not transport.dataBuffer and not transport._tempDataBuffer:
-            taken = transport.writeSomeData(data)
+            try:
+                taken = transport.socket.send(data)
+            except OSError:
+                taken = 0
             if taken == len(data):
                 return
-            if isinstance(taken, int):
-                data = data[taken:]
+            data = data[taken:]
         transport.write(data)
 
     def wait(self) -> None:

@@ -65,8 +65,10 @@ class UvicornOutlet:
         self._tcp.bound_send_buffer(send_buffer)
 
     def write(self, batch: Batch) -> None:
-        if not self.lost:
-            self._transport.write(batch.wire)
+        # As `lost`, without the call: this runs once per delivery.
+        transport = self._transport
+        if not (self._protocol.close_sent or transport.is_closing()):
+            transport.write(batch.wire)
 
     def wait(self) -> None:
         if self._waiter is None:
