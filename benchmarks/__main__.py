@@ -19,7 +19,7 @@ from benchmarks.systems import FLOOR, SYSTEMS, System, installed
 _EXAMPLES = """examples:
   python -m benchmarks                              everything, half an hour
   python -m benchmarks --scenario A D --system rooms-uvicorn floor
-  python -m benchmarks --short                      counts only, less than a minute; ends with 1 if one is wrong
+  python -m benchmarks --short                      counts only, about a minute; ends with 1 if one is wrong
   python -m benchmarks --plot docs/explanation/cpu-per-delivery.png
 """
 _DEFAULT_JSON = Path(__file__).parent / "results" / "latest.json"
@@ -62,6 +62,8 @@ def _run(options: argparse.Namespace) -> int:
 
     for key, results in measured.items():
         say(f"\n{chosen[key].title}\n{report.aligned(report.table(key, results))}")
+        for note in report.notes(key, results):
+            say(note)
     verdicts = list(report.verdicts(measured))
     if verdicts and not options.short:
         say(f"\n{report.aligned(report.verdict_table(verdicts))}")

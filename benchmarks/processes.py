@@ -81,6 +81,14 @@ class Child:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * resource.getpagesize()
 
+    def hold(self) -> None:
+        """Stop it where it is, until `resume`."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.process.send_signal(signal.SIGCONT)
+
     def check(self) -> None:
         """Raises `BenchmarkError` with the end of its log if it has ended."""
         if self.process.poll() is not None:

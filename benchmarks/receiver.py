@@ -29,6 +29,8 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 #: How long to look for duplicates once everything has arrived, in seconds.
 _LINGER = 0.05
 _MOST_LATENCIES = 20_000
+#: What the kernel may take in for a connection that is never read; it rounds up to its least.
+_STALLED_BUFFER_BYTES = 2048
 
 
 class Receiver:
@@ -41,6 +43,7 @@ class Receiver:
         self._rooms: dict[str, Room] = {}
         self._buffer = memoryview(bytearray(_READ_BYTES))
         self._ended = 0
+        self._stalled: list[socket.socket] = []
 
     def open(self, *, port: int, rooms: list[str], connections: int) -> dict[str, Any]:
         """Open so many connections to each of the rooms."""
@@ -52,6 +55,25 @@ class Receiver:
                 rest = _read_handshake(connection)
                 self._keep(name, connection, rest)
         return {"opened": len(names), "seconds": time.monotonic() - began}
+
+    def stall(self, *, port: int, room: str, connections: int) -> dict[str, Any]:
+        """Open so many connections that are never read again, and count nowhere."""
+        for _ in range(connections):
+            connection = _request(port, room, buffer_bytes=_STALLED_BUFFER_BYTES)
+            self._stalled.append(connection)
+            _read_handshake(connection)
+        return {}
+
+    def release(self) -> dict[str, Any]:
+        """Close the connections that were not read; how many of them the server had reset until then."""
+        poller = select.poll()
+        for connection in self._stalled:
+            poller.register(connection, 0)
+        reset = len(poller.poll(0))
+        for connection in self._stalled:
+            connection.close()
+        self._stalled = []
+        return {"reset": reset}
 
     def clear(self) -> dict[str, Any]:
         """Forget what was received until now, and what is still in the sockets."""
@@ -123,9 +145,14 @@ class Receiver:
         }
 
 
-def _request(port: int, room: str) -> socket.socket:
+def _request(port: int, room: str, *, buffer_bytes: int = 0) -> socket.socket:
     """A connection whose handshake is under way."""
-    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+    connection = socket.socket()
+    connection.settimeout(60)
+    if buffer_bytes:
+        # Before it connects, or the window is settled already.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+    connection.connect(("127.0.0.1", port))
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     key = base64.b64encode(os.urandom(16)).decode()
     lines = [

@@ -19,6 +19,10 @@ from benchmarks.processes import ROOT, BenchmarkError
 from benchmarks.scenarios import Scenario
 from benchmarks.systems import Deployment, RedisServer, System, deployed
 
+#: Follows the name of a system that was measured beside stalled connections.
+STALLED = " + stalled"
+#: The burst that a larger one is sized by is itself sized so often at most.
+_SIZINGS = 4
 #: What was measured of each system, repetition by repetition.
 Results = dict[str, list[dict[str, Any]]]
 
@@ -48,18 +52,26 @@ class Runner:
     def _side_by_side(self, scenario: Scenario) -> Results:
         """All systems stay up, and take turns."""
         results: Results = {}
-        with self._deployed(self.systems, scenario) as deployments:
+        systems = [system for system in self.systems if not scenario.kinds or system.kind in scenario.kinds]
+        with self._deployed(systems, scenario) as deployments:
             sized: dict[str, Scenario] = {}
             for name, deployment in deployments.items():
                 with self._failures_of(name, scenario):
                     self._show(scenario, name, "opens its connections")
                     scenarios.prepare(scenario, deployment)
-                    sized[name] = self._sized(scenario, deployment)
+                    sized[name] = self._sized(replace(scenario, stalled=0), deployment)
                     results[name] = []
+                    if scenario.stalled:
+                        sized[name + STALLED] = replace(sized[name], stalled=scenario.stalled)
+                        results[name + STALLED] = []
             for repetition in range(self.repetitions):
                 for name in rotated(list(results), repetition):
                     with self._failures_of(name, scenario):
-                        found = scenarios.run(sized[name], deployments[name])
+                        deployment = deployments[name.removesuffix(STALLED)]
+                        found = scenarios.run(sized[name], deployment)
+                        if found["server_cpu_seconds"] < scenario.least_cpu_seconds:
+                            sized[name] = _resized(scenario, sized[name], found)
+                            found = scenarios.with_counts(scenarios.run(sized[name], deployment), found)
                         results[name].append(found)
                         self._progress(scenario, name, repetition, found)
         return results
@@ -79,7 +91,13 @@ class Runner:
         return results
 
     def _deployed(self, systems: list[System], scenario: Scenario) -> AbstractContextManager[dict[str, Deployment]]:
-        return deployed(systems, processes=scenario.processes, senders=scenario.senders, loop=self.loop)
+        return deployed(
+            systems,
+            processes=scenario.processes,
+            senders=scenario.senders,
+            loop=self.loop,
+            text_bytes=scenario.text_bytes,
+        )
 
     def _costs(self, scenario: Scenario) -> list[dict[str, Any]]:
         results = []
@@ -112,17 +130,12 @@ class Runner:
         if not scenario.cpu_seconds:
             return scenario
         sized = scenario
-        # Twice: a burst that is too small is dearer, by what it can't share.
-        for _ in range(2):
+        # Again and again: a burst that is too small is dearer, by what it can't share.
+        for _ in range(_SIZINGS):
             found = scenarios.send_burst(sized, deployment)
-            messages = size_for(
-                scenario.cpu_seconds * scenario.processes,
-                measured_cpu=found["server_cpu_seconds"],
-                measured_messages=sized.messages,
-                least=scenario.messages,
-                most=scenario.most,
-            )
-            sized = replace(scenario, messages=messages)
+            before, sized = sized, _resized(scenario, sized, found)
+            if sized.messages < 1.2 * before.messages:
+                break
         self._show(scenario, deployment.system.name, f"bursts of {sized.messages:,} to each room")
         return sized
 
@@ -144,3 +157,15 @@ class Runner:
 
     def _show(self, scenario: Scenario, what: str, text: str) -> None:
         self.say(f"  {time.strftime('%H:%M:%S')} {scenario.key} {what}: {text}")
+
+
+def _resized(scenario: Scenario, sized: Scenario, found: dict[str, Any]) -> Scenario:
+    """A sized scenario, sized anew by what a burst of it took, to keep the servers busy for as long as it should."""
+    messages = size_for(
+        scenario.cpu_seconds * scenario.processes,
+        measured_cpu=found["server_cpu_seconds"],
+        measured_messages=sized.messages,
+        least=scenario.messages,
+        most=scenario.most,
+    )
+    return replace(sized, messages=messages)

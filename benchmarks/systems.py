@@ -15,6 +15,7 @@ from pathlib import Path
 import redis
 
 from benchmarks.processes import Child, Worker, free_port, is_listening
+from benchmarks.wire import SHORT_TEXT_BYTES, TEXT_BYTES_VARIABLE
 from rooms_app.embedded import find_server
 
 #: What a Redis does for us, and what the receivers' and senders' clients say when they connect, is not counted.
@@ -51,17 +52,21 @@ FLOORS = (FLOOR, "floor-redis")
 class Deployment:
     """One system's processes."""
 
-    def __init__(self, system: System, directory: Path, *, processes: int, senders: int, loop: str) -> None:
+    def __init__(
+        self, system: System, directory: Path, *, processes: int, senders: int, loop: str, text_bytes: int
+    ) -> None:
         self.system = system
         self.servers: list[Child] = []
         self.receivers: list[Worker] = []
         self._directory = directory
         self._ports = [free_port() for _ in range(processes)]
         self._loop = loop
+        self._sizes = {TEXT_BYTES_VARIABLE: str(text_bytes)}
         self._controls = [str(directory / f"control-{index}") for index in range(processes)]
         self.redis: RedisServer | None = None
         self._sender_count = senders
         self._senders: list[Worker] = []
+        self._prober: Worker | None = None
 
     @property
     def senders(self) -> list[Worker]:
@@ -74,6 +79,19 @@ class Deployment:
             self._senders.append(Worker(command, log=self._directory / f"sender-{number}.log", env=self._env))
         return self._senders
 
+    @property
+    def prober(self) -> Worker:
+        """The process that asks the first server whether it lives; started on first use."""
+        if self._prober is None:
+            command = [sys.executable, "-m", "benchmarks.prober"]
+            self._prober = Worker(command, log=self._directory / "prober.log")
+        return self._prober
+
+    @property
+    def port(self) -> int:
+        """Where the first server listens."""
+        return self._ports[0]
+
     def start(self) -> None:
         """Start everything; `wait` returns when it is up."""
         if self.system.kind != FLOOR:
@@ -82,7 +100,7 @@ class Deployment:
             log = self._directory / f"server-{index}.log"
             self.servers.append(Child(self._command(index, port), log=log, env=self._env))
             log = self._directory / f"receiver-{index}.log"
-            self.receivers.append(Worker([sys.executable, "-m", "benchmarks.receiver"], log=log))
+            self.receivers.append(Worker([sys.executable, "-m", "benchmarks.receiver"], log=log, env=self._sizes))
 
     def wait(self) -> None:
         """Return when the servers take connections."""
@@ -108,7 +126,8 @@ class Deployment:
 
     def stop(self) -> None:
         """Kill everything, the servers first: what they would still say is not wanted."""
-        for child in (*self.servers, *self.receivers, *self._senders):
+        workers = [*self.receivers, *self._senders, *([self._prober] if self._prober else [])]
+        for child in (*self.servers, *workers):
             child.stop()
         if self.redis is not None:
             self.redis.stop()
@@ -116,8 +135,8 @@ class Deployment:
     @property
     def _env(self) -> dict[str, str]:
         if self.redis is None:
-            return {}
-        return self.redis.env(self.system.layer)
+            return self._sizes
+        return {**self.redis.env(self.system.layer), **self._sizes}
 
     def _command(self, index: int, port: int) -> list[str]:
         if self.system.kind in FLOORS:
@@ -177,7 +196,9 @@ class RedisServer:
 
 
 @contextlib.contextmanager
-def deployed(systems: list[System], *, processes: int, senders: int, loop: str) -> Iterator[dict[str, Deployment]]:
+def deployed(
+    systems: list[System], *, processes: int, senders: int, loop: str, text_bytes: int = SHORT_TEXT_BYTES
+) -> Iterator[dict[str, Deployment]]:
     """Start these systems, side by side; all of their processes are gone at the end."""
     root = Path(tempfile.mkdtemp(prefix="bench-"))
     deployments: dict[str, Deployment] = {}
@@ -185,7 +206,9 @@ def deployed(systems: list[System], *, processes: int, senders: int, loop: str) 
         for system in systems:
             directory = root / system.name
             directory.mkdir()
-            deployments[system.name] = Deployment(system, directory, processes=processes, senders=senders, loop=loop)
+            deployments[system.name] = Deployment(
+                system, directory, processes=processes, senders=senders, loop=loop, text_bytes=text_bytes
+            )
             deployments[system.name].start()
         for deployment in deployments.values():
             deployment.wait()

@@ -1,17 +1,21 @@
 """What is on the wire: a stamp of fixed size in a text of fixed size, so that a byte offset tells which frame it is.
 
-All systems send frames of the same size. A stamp says which message of its room it is, and when it was sent, on
+All systems of a run send frames of one size. A stamp says which message of its room it is, and when it was sent, on
 the machine's monotonic clock, which all processes share.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import time
 
-#: A short chat message with its envelope, in bytes; the frame is four more.
-TEXT_BYTES = 200
+#: The environment variable by which a scenario gives its workers another size.
+TEXT_BYTES_VARIABLE = "BENCH_TEXT_BYTES"
+SHORT_TEXT_BYTES = 200
+#: A message with its envelope, in bytes: a line of a chat, as a rule. The frame is four more.
+TEXT_BYTES = int(os.environ.get(TEXT_BYTES_VARIABLE, SHORT_TEXT_BYTES))
 FRAME_BYTES = TEXT_BYTES + 4
 HEADER = struct.pack("!BBH", 0x81, 126, TEXT_BYTES)
 

@@ -74,7 +74,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 ROOMS = {"embedded_directory": RUNTIME_DIR}
 CHANNEL_LAYERS = {
     "default": channel_layer(
-        os.environ.get("CHANNEL_LAYER", "pubsub"),
+        os.environ.get("CHANNEL_LAYER", "rooms"),
         redis_url(RUNTIME_DIR),
         prefix=os.environ.get("CHANNEL_PREFIX", "rooms-demo"),
     ),

@@ -56,13 +56,23 @@ class RoomsSettings:
     max_inbound_frames: int = 100
     #: How often the hub asks the layer for a sign of life, and re-joins its groups if there is none.
     heartbeat: float = 5.0
+    #: How many messages of a room are kept for those who come back …
+    history_messages: int = 1_000
+    #: … and for how long.
+    history_seconds: float = 600.0
+    #: The same for rooms whose name fits a pattern, the first that does: `{"chat-*": (5_000, 3600)}`; 0 for none.
+    history: Mapping[str, tuple[int, float]] = dataclasses.field(default_factory=dict)
+    #: The longest replay, in messages; a client that missed more is asked to reload (`sys.reset`, "limit").
+    max_replay_messages: int = 10_000
+    #: Over how many seconds a process that is drained closes its connections.
+    drain_window: float = 10.0
     #: Where the bundled Redis keeps its data and socket; None when the project brings its own Redis.
     embedded_directory: Path | str | None = None
 
 
 _FIELDS: Mapping[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(RoomsSettings)}
 #: Where 0 means "no limit".
-_MAY_BE_ZERO = {"send_buffer_bytes", "max_connections", "max_connections_per_user"}
+_MAY_BE_ZERO = {"send_buffer_bytes", "max_connections", "max_connections_per_user", "history_messages"}
 _current: RoomsSettings | None = None
 
 
@@ -117,9 +127,24 @@ def _unusable(field: dataclasses.Field[Any], value: Any) -> str | None:
         return None
     if field.type == "str" and not isinstance(value, str):
         return "it must be a text"
+    if field.name == "history":
+        return None if _is_history(value) else 'it must be a dict such as {"chat-*": (1000, 600)}: messages, seconds'
     if field.name == "embedded_directory" and not isinstance(value, str | Path | None):
         return "it must be a path"
     return None
+
+
+def _is_history(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(pattern, str)
+        and isinstance(size, tuple | list)
+        and len(size) == 2
+        and isinstance(size[0], int)
+        and isinstance(size[1], int | float)
+        and size[0] >= 0
+        and (size[1] > 0 or not size[0])
+        for pattern, size in value.items()
+    )
 
 
 def _given() -> Any:

@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import secrets
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 from rooms_app import envelope
@@ -50,14 +51,15 @@ class RoomSocket:
         "_has_connected",
         "_is_abandoned",
         "_is_accepted",
-        "_is_answer_due",
+        "_is_answering",
         "_is_close_due",
         "_receive",
         "_receiver",
         "_send",
-        "_unsent_first",
+        "answerer",
         "closing",
         "expires_at",
+        "guard",
         "id",
         "joins_user_room",
         "loop",
@@ -103,10 +105,12 @@ class RoomSocket:
         self._is_accepted = False
         #: It was closed before the handshake was done: the close frame follows the accept.
         self._is_close_due = False
-        #: The client gave `since`, and nothing has answered it yet.
-        self._is_answer_due = self.options.since is not None
-        #: Protocol messages that go out before anything else once the connection is accepted.
-        self._unsent_first: list[str] = []
+        #: Frames up to this place in history are not for it: a replay or a reset covers them. None while the
+        #: client's `since` is not answered.
+        self.guard: int | None = 0 if self.options.since is None else None
+        self._is_answering = False
+        #: Answers the client's `since`; the hub's, once the connection is in one.
+        self.answerer: Callable[[RoomSocket], Awaitable[None]] = _answer_without_rooms
 
     @property
     def connection(self) -> RoomSocket:
@@ -156,24 +160,24 @@ class RoomSocket:
         await self._call_send({"type": "websocket.accept", "subprotocol": subprotocol})
         self._is_accepted = True
         self.outbox.outlet.opened(rooms_settings().send_buffer_bytes)
-        if self.options.speaks_rooms:
-            hello = envelope.system(
-                "hello", connection=self.id, process=process_id(), rooms=sorted(self.rooms - {EVERYONE})
-            )
-            self._unsent_first.insert(0, hello)
+        hello = [self._hello()] if self.options.speaks_rooms else []
         if self.closing is not None:
             # It was closed before, where no close frame could be sent.
             self._say_closing(*self.closing)
             self.outbox.outlet.close(*self.closing, rooms_settings().slow_grace)
             await self.outbox.outlet.finish()
             raise ConnectionClosed(*self.closing)
-        first, self._unsent_first = self._unsent_first, []
-        self.outbox.release(*first)
+        if self.guard is not None:
+            self.outbox.release(*hello)
+        elif hello:
+            # What follows waits for the answer to `since`.
+            self.outbox.outlet.write(Batch(hello))
 
     async def receive(self) -> dict[str, Any]:
         """The client's next frame, as the ASGI event `websocket.receive`. Raises `ConnectionClosed` at the end."""
         await self.connected()
-        self.answer_resume()
+        if self.guard is None and self._is_accepted:
+            await self.answerer(self)
         if self.closing is not None and (self._is_abandoned or not self._is_accepted):
             raise ConnectionClosed(*self.closing)
         receiver = self._receiver = asyncio.current_task()
@@ -246,20 +250,38 @@ class RoomSocket:
 
     def begin_resume(self) -> None:
         """Hold live frames until the client's `since` is answered."""
-        if self._is_answer_due and self._is_accepted:
+        if self.guard is None and self._is_accepted:
             self.outbox.hold()
 
-    def answer_resume(self) -> None:
-        """Answer the client's `since`, once, and go on live; there is no history, so nothing is replayed."""
-        if not self._is_answer_due:
-            return
-        self._is_answer_due = False
-        is_first = self.options.since == ClientOptions.LATEST
-        answer = envelope.system("resumed", replayed=0) if is_first else envelope.system("reset", reason="no_history")
+    def begin_answer(self) -> bool:
+        """Whether the client's `since` is still to be answered, and nobody is at it."""
+        if self.guard is not None or self._is_answering:
+            return False
+        self._is_answering = True
+        return True
+
+    def give_up_answer(self) -> None:
+        """The answer failed; the next who tries may."""
+        self._is_answering = False
+
+    def answer(self, frames: Iterable[Batch], *, guard: int = 0) -> None:
+        """Answer `since` by these frames, go on with what was held and comes after the guard's place in history."""
+        self.outbox.put_first(frames, after=guard)
+        self._answered(guard)
+
+    def answer_behind(self, text: str) -> None:
+        """Answer `since` by a frame that comes after what was held."""
+        self.outbox.write(Batch([text]))
+        self._answered(0)
+
+    def _answered(self, guard: int) -> None:
+        self.guard = guard
         if self._is_accepted:
-            self.outbox.release(answer)
-        else:
-            self._unsent_first.append(answer)
+            self.outbox.release()
+
+    def _hello(self) -> str:
+        rooms = sorted(self.rooms - {EVERYONE})
+        return envelope.system("hello", connection=self.id, process=process_id(), rooms=rooms)
 
     def ended(self) -> None:
         """The application is done with it."""
@@ -300,6 +322,13 @@ class RoomSocket:
             self.closing = Closing(int(code), reason or _reason(code))
         self.outbox.shut()
         return ConnectionClosed(*self.closing)
+
+
+async def _answer_without_rooms(connection: RoomSocket) -> None:
+    """It is in no room, so that nothing was due to it; or nothing can be said of it."""
+    if connection.begin_answer():
+        is_first = connection.options.since == ClientOptions.LATEST
+        connection.answer([Batch([envelope.no_history_answer(is_first=is_first)])])
 
 
 def _reason(code: int) -> str:

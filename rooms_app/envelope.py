@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rooms_app.cursor import Cursor
 from rooms_app.registry import WebSocketMessageBase
 from rooms_app.rooms import EVERYONE
 
@@ -34,9 +35,11 @@ def encode(message: WebSocketMessageBase) -> str:
     return f'{{"MESSAGE_ID":{json.dumps(message.MESSAGE_ID)},"message":{message.model_dump_json()}}}'
 
 
-def addressed(text: str, room: str) -> str:
-    """The envelope as the connections of one room get it: the encoded message with its `room`."""
-    return f'{text[:-1]},"room":{json.dumps(room, ensure_ascii=False)}}}'
+def addressed(text: str, room: str, cursor: Cursor | None = None) -> str:
+    """The envelope as the connections of one room get it: the encoded message with its `room`, and its `id`."""
+    if cursor is None:
+        return f'{text[:-1]},"room":{json.dumps(room, ensure_ascii=False)}}}'
+    return f'{text[:-1]},"room":{json.dumps(room, ensure_ascii=False)},"id":"{cursor}"}}'
 
 
 def to_json(value: Any) -> str:
@@ -44,9 +47,15 @@ def to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def system(name: str, **payload: Any) -> str:
-    """The envelope of a protocol message such as `sys.hello`, for clients that opted in."""
-    return to_json({"MESSAGE_ID": f"sys.{name}", "message": payload})
+def system(name: str, *, id: Cursor | None = None, **payload: Any) -> str:
+    """The envelope of a protocol message such as `sys.hello`, for clients that opted in; `id` is a position."""
+    frame = {"MESSAGE_ID": f"sys.{name}", "message": payload}
+    return to_json(frame if id is None else {**frame, "id": str(id)})
+
+
+def no_history_answer(*, is_first: bool) -> str:
+    """What a client's `since` is answered where there is no history."""
+    return system("resumed", replayed=0) if is_first else system("reset", reason="no_history")
 
 
 _uid_prefix: str
@@ -69,20 +78,34 @@ def new_uid() -> str:
     return f"{_uid_prefix}{next(_uid_count):x}"
 
 
-def room_message(rooms: Sequence[str], text: str, *, exclude: str | None = None) -> dict[str, Any]:
+def room_message(
+    rooms: Sequence[str],
+    text: str,
+    *,
+    exclude: str | None = None,
+    has_history: bool = True,
+    is_volatile: bool = False,
+    retain_as: str | None = None,
+) -> dict[str, Any]:
     """What crosses the channel layer for a message to rooms; each copy carries the uid and all the rooms.
 
-    `exclude` is the id of the one connection that does not get it.
+    `exclude` is the id of the one connection that does not get it. What differs from the default is told.
     """
-    message = {"type": ROOM_MESSAGE, "rooms": list(rooms), "uid": new_uid(), "text": text}
+    message: dict[str, Any] = {"type": ROOM_MESSAGE, "rooms": list(rooms), "uid": new_uid(), "text": text}
     if exclude is not None:
         message["exclude"] = exclude
+    if not has_history:
+        message["history"] = False
+    if is_volatile:
+        message["volatile"] = True
+    if retain_as is not None:
+        message["retain"] = retain_as
     return message
 
 
 def raw_broadcast(data: bytes) -> dict[str, Any]:
     """What crosses the channel layer for raw bytes to every connection; text, so that any serializer takes it."""
-    message = {"type": ROOM_MESSAGE, "rooms": [EVERYONE], "uid": new_uid()}
+    message = {"type": ROOM_MESSAGE, "rooms": [EVERYONE], "uid": new_uid(), "history": False}
     try:
         return {**message, "raw": data.decode()}
     except UnicodeDecodeError:
@@ -99,9 +122,15 @@ class Received(NamedTuple):
     raw: str | bytes | None
     uid: str | None
     exclude: str | None
+    #: Its place in history, if it has one.
+    cursor: Cursor | None = None
+    #: Whether a slow connection may go without it.
+    is_volatile: bool = False
+    #: The name under which it is kept for those who join later.
+    retain_as: str | None = None
 
 
-def parse(event: Mapping[str, Any]) -> Received | None:
+def parse(event: Mapping[str, Any], cursor: Cursor | None = None) -> Received | None:
     """The `room.message` in a channel-layer event, or None where it is malformed: anyone may `group_send`."""
     rooms, text, uid, exclude = event.get("rooms"), event.get("text"), event.get("uid"), event.get("exclude")
     if not isinstance(rooms, _LIST) or not rooms or not all(map(_is_text, rooms)):
@@ -109,9 +138,11 @@ def parse(event: Mapping[str, Any]) -> Received | None:
     if not isinstance(uid, _TEXT_OR_NONE) or not isinstance(exclude, _TEXT_OR_NONE):
         return None
     if isinstance(text, str) and text[:1] == "{" and text[-1:] == "}" and len(text) > 2:
-        return Received(rooms, text, None, uid, exclude)
+        is_volatile, retain_as = bool(event.get("volatile")), event.get("retain")
+        retain_as = retain_as if isinstance(retain_as, str) else None
+        return Received(rooms, text, None, uid, exclude, cursor, is_volatile, retain_as)
     raw = _raw(event)
-    return None if raw is None else Received(rooms, None, raw, uid, exclude)
+    return None if raw is None else Received(rooms, None, raw, uid, exclude, cursor)
 
 
 def _is_text(value: object) -> bool:

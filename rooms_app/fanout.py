@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from rooms_app.envelope import Received, addressed
 
-Payload = str | bytes
+
+class Payload(NamedTuple):
+    """A frame's content as the connections of one room get it."""
+
+    data: str | bytes
+    #: Its place in history; 0 for none.
+    id: int = 0
+    #: Whether a slow connection may go without it.
+    is_volatile: bool = False
 
 
 class Member(Hashable, Protocol):
@@ -30,7 +38,7 @@ def plan(messages: Sequence[Received], members: Callable[[str], Collection[C]]) 
     by_room = _by_single_room(messages)
     if by_room is not None and _are_disjoint([members(room) for room in by_room]):
         for room, group in by_room.items():
-            yield members(room), [_payload(message, room) for message in group]
+            yield members(room), [payload_for(message, room) for message in group]
     else:
         yield from _plan_by_connection(messages, members)
 
@@ -58,7 +66,7 @@ def _plan_by_connection(messages: Iterable[Received], members: Callable[[str], C
             connections = members(room)
             if not connections:
                 continue
-            payload = _payload(message, room)
+            payload = payload_for(message, room)
             for connection in connections:
                 if connection not in reached and connection.id != message.exclude:
                     reached.add(connection)
@@ -71,7 +79,9 @@ def _plan_by_connection(messages: Iterable[Received], members: Callable[[str], C
     yield from same.values()
 
 
-def _payload(message: Received, room: str) -> Payload:
+def payload_for(message: Received, room: str) -> Payload:
+    """The frame of a message as the connections of a room get it."""
+    number = message.cursor.id if message.cursor is not None else 0
     if message.text is not None:
-        return addressed(message.text, room)
-    return message.raw if message.raw is not None else b""
+        return Payload(addressed(message.text, room, message.cursor), number, message.is_volatile)
+    return Payload(message.raw if message.raw is not None else b"", number, message.is_volatile)

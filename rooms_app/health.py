@@ -23,7 +23,7 @@ async def live(request: HttpRequest) -> JsonResponse:
 
 async def ready(request: HttpRequest) -> JsonResponse:
     """200 while the channel layer takes messages, else 503 with what it said."""
-    probe: dict[str, Any] = {"type": "room.control", "rooms": [_NOWHERE]}
+    probe: dict[str, Any] = {"type": "room.control", "rooms": [_NOWHERE], "history": False}
     try:
         await group_send(channel_layer(), probe)
     except Exception as error:

@@ -5,28 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from rooms_app import envelope
-from rooms_app.cancelling import within
+from rooms_app.answers import replay_frames, retained_frames
+from rooms_app.cancelling import end, within
+from rooms_app.clocks import Clocks
 from rooms_app.closing import CloseCode, Refused
 from rooms_app.conf import rooms_settings
 from rooms_app.connection import RoomSocket
+from rooms_app.cursor import Cursor
 from rooms_app.exceptions import ConnectionClosed, RoomsUnavailable
-from rooms_app.fanout import plan
-from rooms_app.recent import Recent
-from rooms_app.rooms import EVERYONE
-from rooms_app.servers import batches
+from rooms_app.feeds import Feed, Item, open_feed
+from rooms_app.inbound import ClientOptions
+from rooms_app.outflow import Outflow
+from rooms_app.rooms import EVERYONE, group_name
+from rooms_app.servers import Batch
 from rooms_app.subscriptions import Subscriptions
-from rooms_app.upkeep import Upkeep
 
 logger = logging.getLogger(__name__)
-
-#: The fan-out gives the loop back after so many seconds, also inside one big room …
-_TURN = 0.010
-#: … and looks at the clock after so many writes.
-_WRITES_PER_LOOK = 32
 
 
 class Hub:
@@ -44,13 +43,10 @@ class Hub:
         self.counts: Counter[str] = Counter()
         self.connections: dict[RoomSocket, None] = {}
         self.subscriptions = Subscriptions(layer, "")
-        self._inbox: list[dict[str, Any]] = []
-        self._recent = Recent()
-        #: The fan-out under way, where it gave the loop back in the middle.
-        self._fan_out: Iterator[int] | None = None
-        self._is_scheduled = False
-        #: Its tasks; None before the first connection and after the last.
-        self._upkeep: Upkeep | None = None
+        #: Where its messages come from; None before the first connection and after the last.
+        self._feed: Feed | None = None
+        self._clocks: asyncio.Task[None] | None = None
+        self._outflow = Outflow(self.loop, members=self._members, control=self._hear, counts=self.counts)
         self._changing = asyncio.Lock()
 
     @property
@@ -74,14 +70,18 @@ class Hub:
         self.connections[connection] = None
         self.counts[f"path_{connection.outbox.outlet.name}"] += 1
         logger.debug("connection=%s path=%s", connection.id, connection.outbox.outlet.name)
+        if connection.guard is None:
+            self._outflow.guard(connection)
+        connection.answerer = self.answer
         try:
-            if self._upkeep is None:
+            if self._feed is None:
                 await self._start()
             self.subscriptions.enter(connection, EVERYONE)
             await self.subscriptions.listen([EVERYONE])
         except BaseException:
             await self.remove(connection)
             raise
+        self._show_retained(connection, [EVERYONE])
 
     async def join(self, connection: RoomSocket, rooms: Sequence[str]) -> None:
         """Put a connection into rooms; returns when their subscriptions stand. As `add`, it may raise."""
@@ -98,6 +98,7 @@ class Hub:
                 if room not in before:
                     self.subscriptions.exit(connection, room)
             raise
+        self._show_retained(connection, [room for room in rooms if room not in before])
         if connection not in self.connections:
             raise ConnectionClosed(*(connection.closing or (CloseCode.ERROR, "")))
 
@@ -109,107 +110,139 @@ class Hub:
     async def remove(self, connection: RoomSocket) -> None:
         """Take a connection out of everything; the last one out ends the hub. Removing twice is no error."""
         self.connections.pop(connection, None)
+        self._outflow.forget(connection)
         for room in tuple(connection.rooms):
             self.subscriptions.exit(connection, room)
         if self.is_idle:
             # Shielded: a server that shuts down cancels its applications, and the layer must still hear of it.
             await asyncio.shield(asyncio.ensure_future(self._stop()))
 
-    def take(self, event: dict[str, Any]) -> None:
-        """Deliver a message from the channel layer, together with those that arrive in the same turn."""
-        self._inbox.append(event)
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            self.loop.call_soon(self._deliver)
+    async def answer(self, connection: RoomSocket) -> None:
+        """Answer the client's `since`, once, for the rooms that the connection is in. Raises `RoomsUnavailable`."""
+        feed = self._feed
+        if feed is None or not connection.begin_answer():
+            return
+        try:
+            await self._answer(connection, feed)
+        except BaseException:
+            connection.give_up_answer()
+            raise
+
+    def _show_retained(self, connection: RoomSocket, rooms: Sequence[str]) -> None:
+        # While its `since` is not answered, that answer brings it.
+        if self._feed is not None and connection.guard is not None:
+            for batch in retained_frames(self._feed, connection, rooms, only_unkept=False):
+                connection.outbox.write(batch)
+
+    # What the feed tells
+
+    def take(self, item: Item) -> None:
+        """Deliver an item, after all that was taken before."""
+        self._outflow.take(item)
+
+    def reached(self, position: Cursor) -> None:
+        """Everything up to this place in history has been delivered."""
+        self._outflow.reached(position)
+
+    def lose(self, groups: Collection[str] | None, reason: str, cursor: Cursor) -> None:
+        """Something is missing that was due in these groups, or all: those who opted in are told, others closed."""
+        rooms = [room for room in self.subscriptions if groups is None or room.group in groups]
+        for connection in dict.fromkeys(connection for room in rooms for connection in room.members):
+            if connection.guard is None:
+                # Its `since` is still to be answered, and that answer will cover it.
+                continue
+            connection.guard = cursor.id
+            self._outflow.guard(connection)
+            if connection.options.opted_in:
+                self.counts["resets"] += 1
+                connection.outbox.write(Batch([envelope.system("reset", id=cursor, reason=reason)]))
+            else:
+                connection.close_now(CloseCode.INSUFFICIENT_STATE)
+
+    def count(self, name: str) -> None:
+        """Count an occurrence."""
+        self.counts[name] += 1
+
+    async def retry(self) -> None:
+        """Settle the rooms whose last call failed. Raises `RoomsUnavailable`."""
+        await self.subscriptions.retry()
+
+    async def rejoin(self) -> None:
+        """Join all groups once more. Raises `RoomsUnavailable`."""
+        await self.subscriptions.rejoin()
+
+    async def _answer(self, connection: RoomSocket, feed: Feed) -> None:
+        since = connection.options.since or ""
+        rooms = sorted(connection.rooms)
+        groups = [group_name(room) for room in rooms]
+        if feed.epoch is None:
+            is_first = since == ClientOptions.LATEST
+            connection.answer([Batch([envelope.no_history_answer(is_first=is_first)])])
+        elif since == ClientOptions.LATEST:
+            await feed.sync(groups)
+            answered = self.loop.create_future()
+            self.take(lambda: self._answer_latest(connection, feed, rooms, answered))
+            await answered
+        else:
+            found = await feed.replay(groups, since)
+            if found is None:
+                connection.answer([Batch([envelope.no_history_answer(is_first=False)])])
+                return
+            is_complete = found.reason is None
+            self.counts["replays" if is_complete else "resets"] += 1
+            frames: list[Iterable[Batch]] = [
+                retained_frames(feed, connection, rooms, only_unkept=is_complete),
+                replay_frames(feed, connection, found.entries),
+            ]
+            if is_complete:
+                last = envelope.system("resumed", id=found.cursor, replayed=len(found.entries))
+            else:
+                last = envelope.system("reset", id=found.cursor, reason=found.reason)
+            connection.answer(chain(*frames, [Batch([last])]), guard=found.cursor.id)
+
+    def _answer_latest(
+        self, connection: RoomSocket, feed: Feed, rooms: Sequence[str], answered: asyncio.Future[None]
+    ) -> None:
+        """Now that all before the position is written: what follows is after it."""
+        if answered.done():
+            return
+        answered.set_result(None)
+        for batch in retained_frames(feed, connection, rooms, only_unkept=False):
+            connection.outbox.write(batch)
+        connection.answer_behind(envelope.system("resumed", id=self.position(), replayed=0))
+
+    def position(self) -> Cursor | None:
+        """Everything up to here has been written to the connections it was due to; None without history."""
+        return self._outflow.delivered
 
     async def _start(self) -> None:
         async with self._changing:
-            if self._upkeep is not None:
+            if self._feed is not None:
                 return
             try:
                 async with within(rooms_settings().send_timeout):
-                    self.channel = await self.layer.new_channel()
+                    feed = await open_feed(self.layer, self)
             except Exception as error:
                 raise RoomsUnavailable(f"The channel layer gave no channel: {error!r}") from error
-            self.subscriptions = Subscriptions(self.layer, self.channel)
-            self._upkeep = Upkeep(
-                layer=self.layer,
-                channel=self.channel,
-                subscriptions=self.subscriptions,
-                connections=self.connections,
-                take=self.take,
-                counts=self.counts,
-            )
+            self._feed = self._outflow.feed = feed
+            self.channel = feed.channel
+            self.subscriptions = Subscriptions(feed, feed.channel)
+            clocks = Clocks(self.connections, in_turn=self.take, position=self.position)
+            self._clocks = self.loop.create_task(clocks.run(), name="rooms-clocks")
 
     async def _stop(self) -> None:
         async with self._changing:
-            if self._upkeep is not None and self.is_idle:
-                upkeep, self._upkeep = self._upkeep, None
+            if self._feed is not None and self.is_idle:
+                feed, self._feed = self._feed, None
                 await self.subscriptions.settled()
-                await upkeep.stop()
+                if self._clocks is not None:
+                    await end(self._clocks)
+                await feed.stop()
         if self.is_idle:
             forget_hub(self)
 
-    def _deliver(self) -> None:
-        """Write what has arrived, for one turn; what is left then waits for the next."""
-        until = self.loop.time() + _TURN
-        try:
-            while self._inbox or self._fan_out is not None:
-                if self._fan_out is None:
-                    events, self._inbox = self._inbox, []
-                    self._fan_out = self._write_all(events)
-                for _ in self._fan_out:
-                    if self.loop.time() > until:
-                        self.loop.call_soon(self._deliver)
-                        return
-                self._fan_out = None
-        except Exception:
-            # A batch that can't be written must not keep those after it from being.
-            logger.exception("a batch of messages was dropped")
-            self.counts["dropped_batches"] += 1
-            self._fan_out = None
-            self.loop.call_soon(self._deliver)
-            return
-        self._is_scheduled = False
-
-    def _write_all(self, events: list[dict[str, Any]]) -> Iterator[int]:
-        """Write a batch to its connections, with a place to pause every so many writes."""
-        messages = list(self._readable(events))
-        self.counts["messages"] += len(messages)
-        for connections, payloads in plan(messages, self._members):
-            yield 0
-            # A snapshot: while the loop has a turn, connections come and go.
-            yield from self._write(tuple(connections), payloads)
-
-    def _write(self, connections: Collection[RoomSocket], payloads: Sequence[str | bytes]) -> Iterator[int]:
-        for batch in batches(payloads):
-            for index, connection in enumerate(connections, start=1):
-                try:
-                    connection.outbox.write(batch)
-                except Exception:
-                    logger.exception("could not write connection=%s", connection.id)
-                    connection.close_now(CloseCode.ERROR)
-                if index % _WRITES_PER_LOOK == 0:
-                    yield index
-            self.counts["deliveries"] += len(connections) * len(batch)
-
-    def _readable(self, events: list[dict[str, Any]]) -> Iterator[envelope.Received]:
-        for event in events:
-            if event.get("type") != envelope.ROOM_MESSAGE:
-                if not self._hear(event):
-                    self.counts["ignored"] += 1
-                continue
-            message = envelope.parse(event)
-            if message is None:
-                self.counts["malformed"] += 1
-            elif message.uid is not None and not self._recent.add(message.uid):
-                self.counts["duplicates"] += 1
-            else:
-                yield message
-
-    def _hear(self, event: dict[str, Any]) -> bool:
-        is_control = event.get("type") == envelope.ROOM_CONTROL
-        return is_control and self._upkeep is not None and self._upkeep.hear(event)
+    def _hear(self, event: Mapping[str, Any]) -> None:
+        """What hubs are told as such."""
 
     def _members(self, room: str) -> Collection[RoomSocket]:
         return self.subscriptions.members(room)

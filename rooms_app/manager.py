@@ -22,6 +22,8 @@ from rooms_app.transport import channel_layer, gate, group_send
 
 T = TypeVar("T")
 
+_MAX_KEY_LENGTH = 255
+
 
 class SendOutcome(StrEnum):
     """What became of a send."""
@@ -47,11 +49,13 @@ class WebSocketConnectionManager(Protocol):
         message: WebSocketMessageBase,
         *,
         exclude: str | HasConnection | None = None,
+        idempotency_key: str | None = None,
         robust: bool = True,
     ) -> SendOutcome:
         """Send a message to rooms at once; a connection in several of them gets it once.
 
-        `exclude` leaves one connection out, by itself or by its id. With `robust=False` a failure is raised as
+        `exclude` leaves one connection out, by itself or by its id. On a layer with history, sends with the same
+        `idempotency_key` within 5 minutes are one. With `robust=False` a failure is raised as
         `RoomsUnavailable`, which means perhaps sent. Raises `InvalidRoom` and `MessageTooLarge` always.
         """
 
@@ -80,6 +84,7 @@ class WebSocketConnectionManager(Protocol):
         message: WebSocketMessageBase,
         *,
         exclude: str | HasConnection | None = None,
+        idempotency_key: str | None = None,
         robust: bool = True,
     ) -> SendOutcome:
         """`send` for sync code: at once, also inside a transaction."""
@@ -118,9 +123,11 @@ class ChannelLayerManager:
         message: WebSocketMessageBase,
         *,
         exclude: str | HasConnection | None = None,
+        idempotency_key: str | None = None,
         robust: bool = True,
     ) -> SendOutcome:
-        return await self._send(_prepare(rooms, message, exclude), robust=robust)
+        once = check_idempotency_key(idempotency_key)
+        return await self._send(_prepare(rooms, message, exclude), robust=robust, once=once)
 
     async def join(self, rooms: Sequence[str], websocket: HasConnection, *, reserved: bool = False) -> None:
         connection = websocket.connection
@@ -129,8 +136,9 @@ class ChannelLayerManager:
             if is_reserved(room) and not reserved and room != connection.user_room:
                 raise ForbiddenRoom(room)
         connection.begin_resume()
-        await hub_for(channel_layer()).join(connection, names)
-        connection.answer_resume()
+        hub = hub_for(channel_layer())
+        await hub.join(connection, names)
+        await hub.answer(connection)
 
     async def leave(self, rooms: Sequence[str], websocket: HasConnection) -> None:
         connection = websocket.connection
@@ -165,10 +173,12 @@ class ChannelLayerManager:
         message: WebSocketMessageBase,
         *,
         exclude: str | HasConnection | None = None,
+        idempotency_key: str | None = None,
         robust: bool = True,
     ) -> SendOutcome:
         refuse_in_event_loop("send_sync")
-        return self._send_sync(_prepare(rooms, message, exclude), robust=robust)
+        once = check_idempotency_key(idempotency_key)
+        return self._send_sync(_prepare(rooms, message, exclude), robust=robust, once=once)
 
     def join_sync(self, rooms: Sequence[str], websocket: HasConnection, *, reserved: bool = False) -> None:
         _run_beside("join_sync", websocket, lambda: self.join(rooms, websocket, reserved=reserved))
@@ -182,29 +192,29 @@ class ChannelLayerManager:
     def remove_websocket_sync(self, websocket: HasConnection) -> None:
         _run_beside("remove_websocket_sync", websocket, lambda: self.remove_websocket(websocket))
 
-    async def _send(self, message: dict[str, Any], *, robust: bool) -> SendOutcome:
+    async def _send(self, message: dict[str, Any], *, robust: bool, once: str | None = None) -> SendOutcome:
         if not message["rooms"]:
             return SendOutcome.SENT
         layer = channel_layer()
         try:
             async with gate():
                 with self._breaker.attempt():
-                    await group_send(layer, message)
+                    await group_send(layer, message, once=once)
         except RoomsUnavailable:
             if not robust:
                 raise
             return SendOutcome.FAILED
         return SendOutcome.SENT
 
-    def _send_sync(self, message: dict[str, Any], *, robust: bool) -> SendOutcome:
+    def _send_sync(self, message: dict[str, Any], *, robust: bool, once: str | None = None) -> SendOutcome:
         layer = channel_layer()
         publisher = SyncPublisher.fit(layer)
         if publisher is None or not message["rooms"]:
-            return background.run(lambda: self._send(message, robust=robust))
+            return background.run(lambda: self._send(message, robust=robust, once=once))
         payload = layer.serialize(message)
         try:
             with self._breaker.attempt():
-                publisher.publish(message["rooms"], payload)
+                publisher.send(message, payload, once=once)
         except RoomsUnavailable:
             if not robust:
                 raise
@@ -224,7 +234,21 @@ def _prepare(
 ) -> dict[str, Any]:
     text = check_message(message)
     excluded = exclude if isinstance(exclude, str | None) else exclude.connection.id
-    return envelope.room_message(check_rooms(rooms), text, exclude=excluded)
+    return envelope.room_message(
+        check_rooms(rooms),
+        text,
+        exclude=excluded,
+        has_history=message.HISTORY,
+        is_volatile=message.VOLATILE,
+        retain_as=message.MESSAGE_ID if message.RETAIN else None,
+    )
+
+
+def check_idempotency_key(key: str | None) -> str | None:
+    """The key itself. Raises `ValueError` for an empty one, or one of more than 255 characters."""
+    if key is not None and not 0 < len(key) <= _MAX_KEY_LENGTH:
+        raise ValueError(f"An idempotency_key has 1 to {_MAX_KEY_LENGTH} characters, not {len(key)}.")
+    return key
 
 
 def _check_size(size: int) -> None:

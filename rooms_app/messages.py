@@ -16,29 +16,48 @@ class WebSocketMessage(WebSocketMessageBase, abstract=True):
 
     Each send returns what became of it: `sent`, `deferred` (to the commit) or `failed`. A failure of the channel
     layer is counted and logged; with `robust=False` it is raised as `RoomsUnavailable`, which means perhaps sent.
-    `exclude` leaves one connection out ("to others"). Raises `InvalidRoom` and `MessageTooLarge`.
+    `exclude` leaves one connection out ("to others"). On a layer with history, sends with the same
+    `idempotency_key` within 5 minutes are one. Raises `InvalidRoom` and `MessageTooLarge`.
     """
 
-    async def send(self, *rooms: str, exclude: str | HasConnection | None = None, robust: bool = True) -> SendOutcome:
+    async def send(
+        self,
+        *rooms: str,
+        exclude: str | HasConnection | None = None,
+        idempotency_key: str | None = None,
+        robust: bool = True,
+    ) -> SendOutcome:
         """Send to rooms from async code, at once."""
-        return await use_ws_message_sender().send(rooms, self, exclude=exclude, robust=robust)
+        return await use_ws_message_sender().send(
+            rooms, self, exclude=exclude, idempotency_key=idempotency_key, robust=robust
+        )
 
     def send_sync(
         self,
         *rooms: str,
         exclude: str | HasConnection | None = None,
+        idempotency_key: str | None = None,
         robust: bool = True,
         using: str | None = None,
     ) -> SendOutcome:
         """Send to rooms from sync code: after the commit where a transaction is open on `using`, else at once."""
-        return use_ws_message_sender().send_sync(rooms, self, exclude=exclude, robust=robust, using=using)
+        return use_ws_message_sender().send_sync(
+            rooms, self, exclude=exclude, idempotency_key=idempotency_key, robust=robust, using=using
+        )
 
-    async def broadcast(self, *, exclude: str | HasConnection | None = None, robust: bool = True) -> SendOutcome:
+    async def broadcast(
+        self, *, exclude: str | HasConnection | None = None, idempotency_key: str | None = None, robust: bool = True
+    ) -> SendOutcome:
         """Send to every connection in all processes, from async code."""
-        return await self.send(EVERYONE, exclude=exclude, robust=robust)
+        return await self.send(EVERYONE, exclude=exclude, idempotency_key=idempotency_key, robust=robust)
 
     def broadcast_sync(
-        self, *, exclude: str | HasConnection | None = None, robust: bool = True, using: str | None = None
+        self,
+        *,
+        exclude: str | HasConnection | None = None,
+        idempotency_key: str | None = None,
+        robust: bool = True,
+        using: str | None = None,
     ) -> SendOutcome:
         """Send to every connection in all processes, from sync code: after the commit, as `send_sync`."""
-        return self.send_sync(EVERYONE, exclude=exclude, robust=robust, using=using)
+        return self.send_sync(EVERYONE, exclude=exclude, idempotency_key=idempotency_key, robust=robust, using=using)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 from rooms_app.servers import Batch, Outlet
 
@@ -18,6 +19,7 @@ class Outbox:
         "_backlog",
         "_backlog_bytes",
         "_backlog_messages",
+        "_first",
         "_is_flowing",
         "_is_held",
         "_max_bytes",
@@ -38,6 +40,8 @@ class Outbox:
         self._backlog: deque[Batch] = deque()
         self._backlog_messages = 0
         self._backlog_bytes = 0
+        #: A replay, made as the connection takes it; it comes before the backlog, and does not count against the bound.
+        self._first: Iterator[Batch] = iter(())
         self._is_held = True
         #: Not held, not shut, nothing waiting: a write can go straight through.
         self._is_flowing = False
@@ -47,11 +51,11 @@ class Outbox:
         self.writes = 0
 
     def write(self, batch: Batch) -> None:
-        """Send the batch now, or keep it behind what waits already."""
+        """Send the batch now, or keep it behind what waits already; a volatile one goes now or never."""
         self.writes += 1
         if self._is_flowing and not self.outlet.paused:
             self.outlet.write(batch)
-        elif not self.is_shut:
+        elif not self.is_shut and (self._is_held or not batch.is_volatile):
             self._keep(batch)
 
     def hold(self) -> None:
@@ -59,31 +63,37 @@ class Outbox:
         self._is_held = True
         self._is_flowing = False
 
+    def put_first(self, batches: Iterable[Batch], *, after: int = 0) -> None:
+        """Have these sent before all that is held, of which what is not after that place in history is dropped."""
+        self._first = chain(self._first, batches)
+        kept = [batch for batch in self._backlog if not 0 < batch.id <= after]
+        if len(kept) < len(self._backlog):
+            self._backlog = deque(kept)
+            self._backlog_messages = sum(map(len, kept))
+            self._backlog_bytes = sum(batch.size for batch in kept)
+
     def release(self, *first: str) -> None:
-        """Send these texts, then what was held, then go on live."""
+        """Send these texts, then what was put first, then what was held, then go on live."""
+        if first:
+            self._first = chain([Batch(first)], self._first)
         self._is_held = False
-        if first and not self.is_shut:
-            self._backlog.appendleft(Batch(first))
-            self._backlog_messages += len(first)
-            self._backlog_bytes += self._backlog[0].size
         self._resume()
 
     def shut(self) -> None:
         """Drop what is written from now on, and what waits."""
         self.is_shut = True
         self._is_flowing = False
-        self._backlog.clear()
-        self._backlog_messages = self._backlog_bytes = 0
+        self._drop()
 
     def flush(self) -> None:
         """Hand all that waits to the server, whether or not it has room: a close frame comes behind it.
 
-        What is held for a resume is dropped: its client would take it for what follows its cursor.
+        While a resume is answered it is dropped instead: its client would take it for what follows its cursor.
         """
-        while self._backlog and not self._is_held:
-            self.outlet.write(self._backlog.popleft())
-        self._backlog.clear()
-        self._backlog_messages = self._backlog_bytes = 0
+        if not self._is_held and next(self._first, None) is None:
+            while self._backlog:
+                self.outlet.write(self._backlog.popleft())
+        self._drop()
 
     @property
     def is_behind(self) -> bool:
@@ -103,11 +113,20 @@ class Outbox:
     def _resume(self) -> None:
         if self._is_held or self.is_shut:
             return
-        while self._backlog and not self.outlet.paused:
-            batch = self._backlog.popleft()
-            self._backlog_messages -= len(batch)
-            self._backlog_bytes -= batch.size
+        while not self.outlet.paused:
+            batch = next(self._first, None)
+            if batch is None:
+                if not self._backlog:
+                    self._is_flowing = True
+                    return
+                batch = self._backlog.popleft()
+                self._backlog_messages -= len(batch)
+                self._backlog_bytes -= batch.size
             self.outlet.write(batch)
-        self._is_flowing = not self._backlog
-        if self._backlog:
-            self.outlet.wait()
+        self._is_flowing = False
+        self.outlet.wait()
+
+    def _drop(self) -> None:
+        self._first = iter(())
+        self._backlog.clear()
+        self._backlog_messages = self._backlog_bytes = 0

@@ -66,6 +66,12 @@ class WebSocketMessageBase(BaseModel):
     """
 
     MESSAGE_ID: ClassVar[str]
+    #: Kept for those who come back, on a layer with history.
+    HISTORY: ClassVar[bool] = True
+    #: The last one of each room is sent to those who join later.
+    RETAIN: ClassVar[bool] = False
+    #: Not kept, and dropped for a slow connection rather than closing it: a cursor's place, a progress bar.
+    VOLATILE: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
         """Takes the class keyword; the class is complete, and entered, only when Pydantic's own hook runs."""

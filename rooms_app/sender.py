@@ -29,6 +29,7 @@ class WebSocketMessageSender(Protocol):
         message: WebSocketMessageBase,
         *,
         exclude: str | HasConnection | None = None,
+        idempotency_key: str | None = None,
         robust: bool = True,
     ) -> SendOutcome:
         """Send a message to rooms from async code."""
@@ -39,6 +40,7 @@ class WebSocketMessageSender(Protocol):
         message: WebSocketMessageBase,
         *,
         exclude: str | HasConnection | None = None,
+        idempotency_key: str | None = None,
         robust: bool = True,
         using: str | None = None,
     ) -> SendOutcome:

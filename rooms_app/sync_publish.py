@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,11 +16,16 @@ import redis
 from channels_redis.pubsub import RedisPubSubChannelLayer
 from channels_redis.utils import _consistent_hash, decode_hosts
 from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from rooms_app.background import after_fork_in_child
 from rooms_app.conf import rooms_settings
+from rooms_app.cursor import Cursor
+from rooms_app.layers import RoomsRedisChannelLayer
+from rooms_app.layers.scripts import Argument, Call, Calls
+from rooms_app.layers.sending import as_call
 from rooms_app.rooms import group_name
 
 #: How long connecting may take, in seconds.
@@ -48,14 +53,17 @@ after_fork_in_child(_start_afresh)
 class SyncPublisher:
     """Publishes room messages as one `RedisPubSubChannelLayer` would; for any number of threads."""
 
-    def __init__(self, pools: Sequence[Any], prefix: str) -> None:
+    def __init__(self, pools: Sequence[Any], prefix: str, calls: Calls | None) -> None:
+        #: On the history layer.
+        self._calls = calls
         self._idle = [IdleConnections(pool) for pool in pools]
         self._prefix = prefix
 
     @classmethod
     def fit(cls, layer: Any) -> SyncPublisher | None:
         """The publisher of a layer, or None where the layer is of another kind, or configured in a way unknown here."""
-        if type(layer) is not RedisPubSubChannelLayer:
+        # Of the stock class only itself: a subclass may send otherwise.
+        if type(layer) is not RedisPubSubChannelLayer and type(layer) is not RoomsRedisChannelLayer:
             return None
         with _lock:
             publisher = _publishers.get(layer)
@@ -64,12 +72,27 @@ class SyncPublisher:
                 if vars(layer).get("_args") or not set(options) <= _KNOWN_OPTIONS:
                     return None
                 pools = [_pool(host) for host in decode_hosts(options.get("hosts"))]
-                publisher = _publishers[layer] = cls(pools, options.get("prefix", "asgi"))
+                has_history = isinstance(layer, RoomsRedisChannelLayer) and layer.has_history
+                calls = layer.calls if has_history else None
+                publisher = _publishers[layer] = cls(pools, options.get("prefix", "asgi"), calls)
             return publisher
 
-    def publish(self, rooms: Sequence[str], payload: bytes) -> None:
-        """Publish a serialised message to the group of each room. Raises what redis-py raises."""
-        commands: dict[IdleConnections, list[Sequence[str | bytes]]] = {}
+    def send(self, message: Mapping[str, Any], payload: bytes, *, once: str | None = None) -> None:
+        """Send a room message, given serialised too, to its rooms. Raises what redis-py raises."""
+        call = as_call(self._calls, message, payload, once=once) if self._calls is not None else None
+        if call is None:
+            self._publish(message["rooms"], payload)
+        else:
+            self._idle[0].call(call)
+
+    def tick(self) -> Cursor | None:
+        """A position in history, or None where there is none. Raises what redis-py raises."""
+        if self._calls is None:
+            return None
+        return Cursor.parse(self._idle[0].call(self._calls.tick()).decode())
+
+    def _publish(self, rooms: Sequence[str], payload: bytes) -> None:
+        commands: dict[IdleConnections, list[Sequence[Argument]]] = {}
         for room in rooms:
             channel = f"{self._prefix}__group__{group_name(room)}"
             idle = self._idle[_consistent_hash(channel, len(self._idle))]
@@ -89,18 +112,32 @@ class IdleConnections:
         #: With the time each was last used. `append` and `pop` are atomic.
         self._idle: list[tuple[Any, float]] = []
 
-    def execute(self, commands: Sequence[Sequence[str | bytes]]) -> list[Any]:
+    def call(self, call: Call) -> Any:
+        """What a script returns. Raises what redis-py raises."""
+        try:
+            return self.execute([call.by_sha])[0]
+        except NoScriptError:
+            return self.execute([call.by_text])[0]
+        except redis.ConnectionError:
+            # Redis may have carried it out, and then it knows it by its uid.
+            return self.execute([call.by_text])[0]
+
+    def execute(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """The replies to these commands, sent in one write. Raises what redis-py raises."""
         connection = self._take()
         try:
             connection.send_packed_command(connection.pack_commands(commands))
-            return [connection.read_response() for _ in commands]
+            replies = [_reply(connection) for _ in commands]
         except BaseException:
             # A reply that is still due must not become the answer to the next send.
             connection.disconnect()
             raise
         finally:
             self._idle.append((connection, time.monotonic()))
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
 
     def _take(self) -> Any:
         try:
@@ -110,6 +147,14 @@ class IdleConnections:
         if time.monotonic() - used_at > _FRESH and _is_stale(connection):
             connection.disconnect()
         return connection
+
+
+def _reply(connection: Any) -> Any:
+    """A reply, also where it is an error: those of the other commands are still to be read."""
+    try:
+        return connection.read_response()
+    except redis.ResponseError as error:
+        return error
 
 
 def _is_stale(connection: Any) -> bool:

@@ -14,6 +14,7 @@ from rooms_app.cancelling import within
 from rooms_app.conf import rooms_settings
 from rooms_app.exceptions import RoomsConfigurationError
 from rooms_app.hub import hubs
+from rooms_app.layers import RoomsRedisChannelLayer
 from rooms_app.rooms import group_name
 
 #: More sends at once than this wait for their turn: redis-py's pool refuses what exceeds its 100 connections.
@@ -38,9 +39,12 @@ def gate() -> asyncio.Semaphore:
     return _gates[loop]
 
 
-async def group_send(layer: Any, message: dict[str, Any]) -> None:
+async def group_send(layer: Any, message: dict[str, Any], *, once: str | None = None) -> None:
     """Send a room message to the group of each of its rooms, within `send_timeout`."""
     async with within(rooms_settings().send_timeout):
+        if isinstance(layer, RoomsRedisChannelLayer):
+            await layer.here().send_to_rooms(message, once=once)
+            return
         for room in message["rooms"]:
             if type(layer) is InMemoryChannelLayer:
                 await _send_in_memory(layer, group_name(room), message)

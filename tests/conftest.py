@@ -40,7 +40,7 @@ def demo_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[live.Demo
         yield demo
 
 
-LAYERS = ("memory", "pubsub", "classic")
+LAYERS = ("memory", "pubsub", "classic", "rooms")
 
 
 @pytest.fixture(params=LAYERS)

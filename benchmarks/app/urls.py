@@ -1,3 +1,7 @@
-"""No pages: the benchmark opens WebSockets only."""
+"""The health check that the prober asks; everything else that the benchmark opens is a WebSocket."""
 
-urlpatterns: list[object] = []
+from django.urls import path
+
+from rooms_app import health
+
+urlpatterns = [path("health/live", health.live)]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 _FIN_TEXT = 0x81
 _FIN_BINARY = 0x82
@@ -32,9 +32,13 @@ def cut_reason(reason: str) -> str:
 class Batch:
     """Messages that go to a connection in one write, each made ready once for all connections that get it."""
 
-    def __init__(self, payloads: Sequence[str | bytes]) -> None:
+    def __init__(self, payloads: Sequence[str | bytes], *, id: int = 0, is_volatile: bool = False) -> None:
         #: A text frame each, or a binary one where the payload is bytes.
         self.payloads = payloads
+        #: The greatest place in history among them; 0 for none.
+        self.id = id
+        #: Whether a slow connection may go without it.
+        self.is_volatile = is_volatile
 
     def __len__(self) -> int:
         return len(self.payloads)
@@ -63,17 +67,38 @@ class Batch:
         return sum(len(payload.encode()) if isinstance(payload, str) else len(payload) for payload in self.payloads)
 
 
+class Sendable(Protocol):
+    """What a batch is made of."""
+
+    @property
+    def data(self) -> str | bytes:
+        """Text, or bytes for a binary frame."""
+
+    @property
+    def id(self) -> int:
+        """Its place in history; 0 for none."""
+
+    @property
+    def is_volatile(self) -> bool:
+        """Whether a slow connection may go without it."""
+
+
 #: The most that one joined write holds, in bytes; a single message may be larger.
 MAX_BATCH_BYTES = 256 * 1024
 
 
-def batches(payloads: Sequence[str | bytes]) -> Iterator[Batch]:
-    """The payloads in order, in as few batches as the cap of one write allows."""
-    start = size = 0
-    for index, payload in enumerate(payloads):
-        if size and size + len(payload) > MAX_BATCH_BYTES:
-            yield Batch(payloads[start:index])
-            start, size = index, 0
-        size += len(payload)
-    if start < len(payloads):
-        yield Batch(payloads[start:] if start else payloads)
+def batches(payloads: Iterable[Sendable]) -> Iterator[Batch]:
+    """The payloads in order, in as few batches as the cap of one write, and what may be dropped, allow."""
+    run: list[str | bytes] = []
+    size = number = 0
+    is_volatile = False
+    for payload in payloads:
+        if run and (size + len(payload.data) > MAX_BATCH_BYTES or payload.is_volatile != is_volatile):
+            yield Batch(run, id=number, is_volatile=is_volatile)
+            run, size, number = [], 0, 0
+        run.append(payload.data)
+        size += len(payload.data)
+        number = payload.id or number
+        is_volatile = payload.is_volatile
+    if run:
+        yield Batch(run, id=number, is_volatile=is_volatile)

@@ -1,7 +1,11 @@
 /** The chat page: shows what a room's connection brings, and sends what is written by POST. */
 
-import { RoomConnection } from "./connection.js";
+import { connect } from "../rooms_app/rooms.js";
 import { MessageLog } from "./message-log.js";
+
+/** @typedef {import("../rooms_app/rooms.js").Status} Status */
+/** @typedef {{user_id: string, username: string, content: string, timestamp: string}} ChatMessage */
+/** @typedef {import("../rooms_app/rooms.js").Envelope<ChatMessage>} Envelope */
 
 const DEFAULT_ROOM = "lobby";
 const MAX_ROOM = 255;
@@ -20,6 +24,13 @@ const CLOSED_BECAUSE = new Map([
 
 /** @template {HTMLElement} T @param {string} id @returns {T} */
 const element = (id) => /** @type {T} */ (document.getElementById(id));
+
+/** Change a text, if it is another one: a screen reader says it each time. @param {Element} where @param {string} text */
+function say(where, text) {
+  if (where.textContent !== text) {
+    where.textContent = text;
+  }
+}
 
 /** How many characters the server counts, which differs from `length` for emoji. @param {string} text */
 const lengthOf = (text) => [...text].length;
@@ -40,8 +51,7 @@ class Chat {
     more: element("new-messages"),
   });
   #room = "";
-  /** @type {RoomConnection | null} */ #connection = null;
-  #wasLive = false;
+  /** @type {import("../rooms_app/rooms.js").Rooms<{"chat.message": ChatMessage}> | null} */ #connection = null;
   #unseen = 0;
   #isSending = false;
   #visited = new Set([DEFAULT_ROOM]);
@@ -65,9 +75,7 @@ class Chat {
         this.#send();
       }
     });
-    element("retry").addEventListener("click", () =>
-      this.#status.dataset.state === "stopped" ? this.#connection?.open() : this.#connection?.retry(),
-    );
+    element("retry").addEventListener("click", () => this.#connection?.reconnect());
     window.addEventListener("popstate", () => {
       // Also fired by links within the page, which change nothing here.
       if (roomOfPage() !== this.#room) {
@@ -83,7 +91,6 @@ class Chat {
     this.#connection?.close();
     this.#connection = null;
     this.#room = room;
-    this.#wasLive = false;
     this.#visited.add(room);
     this.#roomInput.value = room;
     element("room-name").textContent = room;
@@ -97,52 +104,43 @@ class Chat {
       this.#show("stopped", "refused", problem);
       return;
     }
-    const url = pageUrl(`ws/${encodeURIComponent(room)}`);
-    url.protocol = url.protocol.replace("http", "ws");
-    this.#connection = new RoomConnection(url.href, {
-      onState: (state, details) => this.#changed(state, details),
-      onMessage: (envelope) => this.#received(envelope),
-    });
-    this.#connection.open();
+    this.#connection = connect(pageUrl(`ws/${encodeURIComponent(room)}`));
+    this.#connection.onStatus((status) => this.#changed(status));
+    // No message is stored in the demo: it has nothing to load anew.
+    this.#connection.onReset(() => this.#log.addGap("You may have missed messages here"));
+    this.#connection.on("chat.message", (message, envelope) => this.#received(message, envelope));
   }
 
-  /** @param {import("./connection.js").State} state @param {import("./connection.js").Details} details */
-  #changed(state, { process = "", code = 0, reason = "" }) {
-    if (state === "live") {
+  /** @param {Status} status */
+  #changed(status) {
+    if (status.state === "live") {
       this.#show("live", "live", "");
-      element("process").textContent = process;
-      if (this.#wasLive) {
-        this.#log.addGap("Connected again; what was said in between may be missing here");
-      }
-      this.#wasLive = true;
-    } else if (state === "stopped") {
+      element("process").textContent = status.process ?? "–";
+    } else if (status.state === "stopped") {
+      const { code, reason } = status;
       const why = CLOSED_BECAUSE.get(code) ?? `The server refuses this connection: ${reason || code}.`;
       this.#show("stopped", code === 1000 ? "offline" : "refused", why);
     } else {
-      this.#show(state, state, state === "reconnecting" ? "The connection was lost. Trying again …" : "");
+      const isLost = status.state === "reconnecting";
+      this.#show(status.state, status.state, isLost ? "The connection was lost. Trying again …" : "");
     }
   }
 
-  /** @param {import("./connection.js").State} state @param {string} label @param {string} notice */
+  /** @param {Status["state"]} state @param {string} label @param {string} notice */
   #show(state, label, notice) {
-    if (this.#status.textContent !== label) {
-      this.#status.textContent = label; // only a change: a screen reader says it each time
-    }
+    say(this.#status, label);
     this.#status.dataset.state = state;
     element("notice").hidden = !notice;
     element("notice").dataset.state = state;
-    element("notice-text").textContent = notice;
+    say(element("notice-text"), notice);
     element("retry").hidden = this.#connection === null;
     if (state !== "live") {
       element("process").textContent = "–";
     }
   }
 
-  /** @param {import("./connection.js").Envelope} envelope */
-  #received({ MESSAGE_ID, message, room }) {
-    if (MESSAGE_ID !== "chat.message") {
-      return;
-    }
+  /** @param {ChatMessage} message @param {Envelope} envelope */
+  #received(message, { room }) {
     const aside = room === "*" ? "to everyone" : room === this.#room ? "" : "to you";
     this.#log.add(message, { isOwn: message.user_id === document.body.dataset.userId, aside });
     this.#unseen += 1;

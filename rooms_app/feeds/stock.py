@@ -1,4 +1,4 @@
-"""What keeps a hub alive: reading its channel, a sign of life from the layer, and the connections' clocks."""
+"""Any channel layer, read through its API: one channel for the hub, and signs of life, so that no group is lost."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ import contextlib
 import logging
 import random
 import secrets
-from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
 
 from rooms_app import envelope
 from rooms_app.cancelling import end, within
-from rooms_app.closing import CloseCode
 from rooms_app.conf import rooms_settings
-from rooms_app.connection import RoomSocket
+from rooms_app.cursor import Entry
 from rooms_app.exceptions import RoomsUnavailable
-from rooms_app.servers import Batch
-from rooms_app.subscriptions import Subscriptions
+from rooms_app.feeds.feed import Sink
 
 logger = logging.getLogger(__name__)
 
@@ -28,25 +25,15 @@ _MAX_PAUSE = 2.0
 _PROBE_TIMEOUT = 1.0
 
 
-class Upkeep:
-    """The tasks of one hub, from its first connection to its last."""
+class StockFeed:
+    """The feed of one hub on a layer without history: at most once, nothing to replay."""
 
-    def __init__(
-        self,
-        *,
-        layer: Any,
-        channel: str,
-        subscriptions: Subscriptions,
-        connections: Mapping[RoomSocket, None],
-        take: Callable[[dict[str, Any]], None],
-        counts: Counter[str],
-    ) -> None:
+    epoch: ClassVar[None] = None
+
+    def __init__(self, layer: Any, channel: str, sink: Sink) -> None:
+        self.channel = channel
         self._layer = layer
-        self._channel = channel
-        self._subscriptions = subscriptions
-        self._connections = connections
-        self._take = take
-        self._counts = counts
+        self._sink = sink
         #: The group that only this hub is in: on layers that can forget their groups, its probes come back through it.
         self._control = f"room-control-{secrets.token_hex(8)}"
         # Layers whose groups can be forgotten, and expire; asking the pub/sub layer for an unknown name raises.
@@ -55,48 +42,68 @@ class Upkeep:
         self._is_heard = asyncio.Event()
         #: Set when the layer failed or forgot us: the groups are joined again as soon as it answers.
         self._is_suspect = asyncio.Event()
-        self._closing: set[asyncio.Task[None]] = set()
         self._is_stopping = False
         create_task = asyncio.get_running_loop().create_task
         self._receiver = create_task(self._receive(), name="rooms-receive")
-        self._tasks = [
-            create_task(self._watch(), name="rooms-watch"),
-            create_task(self._tick(), name="rooms-tick"),
-        ]
+        self._watcher = create_task(self._watch(), name="rooms-watch")
 
-    def hear(self, event: Mapping[str, Any]) -> bool:
-        """Whether a control message is for this hub, and understood."""
-        if not self._probe or event.get("probe") != self._probe:
-            return False
-        self._is_heard.set()
-        return True
+    @classmethod
+    async def open(cls, layer: Any, sink: Sink) -> StockFeed:
+        """A feed at work. Raises what the layer raises."""
+        return cls(layer, await layer.new_channel(), sink)
+
+    async def group_add(self, group: str, channel: str) -> None:
+        await self._layer.group_add(group, channel)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        await self._layer.group_discard(group, channel)
+
+    def event(self, item: dict[str, Any] | Entry) -> Mapping[str, Any] | None:
+        if isinstance(item, Entry):
+            return None
+        if self._probe and item.get("type") == envelope.ROOM_CONTROL and item.get("probe") == self._probe:
+            self._is_heard.set()
+            return None
+        return item
+
+    async def sync(self, groups: Collection[str]) -> None:
+        """There are no positions."""
+
+    async def replay(self, groups: Collection[str], since: str) -> None:
+        """There is no history."""
+
+    def retained(self, group: str) -> Mapping[str, Entry]:
+        return {}
+
+    def keep(self, group: str, name: str, entry: Entry) -> None:
+        """Nothing is kept."""
 
     async def stop(self) -> None:
         """End all of it, when the hub's rooms are left."""
-        await end(*self._tasks)
+        await end(self._watcher)
         if self._group_expiry:
             with contextlib.suppress(Exception):
                 async with within(rooms_settings().send_timeout):
-                    await self._layer.group_discard(self._control, self._channel)
+                    await self._layer.group_discard(self._control, self.channel)
         # A message that was on its way when the groups were left is still read, not left in the layer.
         await asyncio.sleep(0)
         self._is_stopping = True
         await end(self._receiver)
         # The classic layer keeps the buffer of a receive that was cancelled in mid-read:
         # https://github.com/django/channels_redis/pull/426
-        vars(self._layer).get("receive_buffer", {}).pop(self._channel, None)
+        vars(self._layer).get("receive_buffer", {}).pop(self.channel, None)
 
     async def _receive(self) -> None:
         """Read the hub's channel for ever. Never under `wait_for`: a cancelled `receive` unsubscribes."""
         pause = _MIN_PAUSE
         while True:
             try:
-                event = await self._layer.receive(self._channel)
+                event = await self._layer.receive(self.channel)
             except Exception as error:
                 if self._is_stopping:
                     # The classic layer turns some cancellations into an AssertionError of its own.
                     return
-                self._counts["receive_errors"] += 1
+                self._sink.count("receive_errors")
                 if pause == _MIN_PAUSE:
                     logger.warning("the channel layer can't be read, trying again: %s", _explain(error))
                 self._is_suspect.set()
@@ -104,7 +111,7 @@ class Upkeep:
                 pause = min(pause * 2, _MAX_PAUSE)
             else:
                 pause = _MIN_PAUSE
-                self._take(event)
+                self._sink.take(event)
 
     async def _watch(self) -> None:
         """Send probes; join all groups again where one does not come back, and before the layer expires them."""
@@ -123,7 +130,7 @@ class Upkeep:
                     continue
                 refreshed_at = loop.time()
             with contextlib.suppress(RoomsUnavailable):
-                await self._subscriptions.retry()
+                await self._sink.retry()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(rooms_settings().heartbeat, refresh_every)):
                     await self._is_suspect.wait()
@@ -138,7 +145,7 @@ class Upkeep:
                 if self._group_expiry:
                     await self._layer.group_send(self._control, message)
                 else:
-                    await self._layer.send(self._channel, message)
+                    await self._layer.send(self.channel, message)
             async with asyncio.timeout(_PROBE_TIMEOUT):
                 await self._is_heard.wait()
         except Exception as error:
@@ -151,14 +158,14 @@ class Upkeep:
         self._is_suspect.set()
         try:
             await self._join_control()
-            await self._subscriptions.rejoin()
+            await self._sink.rejoin()
         except RoomsUnavailable as error:
             if isinstance(error.__cause__, RuntimeError):
                 # The pub/sub layer was flushed, and forgot the channel: only a new `receive` makes it known again.
                 await end(self._receiver)
                 self._receiver = asyncio.get_running_loop().create_task(self._receive(), name="rooms-receive")
             raise
-        self._counts["rejoins"] += 1
+        self._sink.count("rejoins")
         self._is_suspect.clear()
 
     async def _join_control(self) -> None:
@@ -166,38 +173,9 @@ class Upkeep:
             return
         try:
             async with within(rooms_settings().send_timeout):
-                await self._layer.group_add(self._control, self._channel)
+                await self._layer.group_add(self._control, self.channel)
         except Exception as error:
             raise RoomsUnavailable(f"The channel layer did not confirm group_add: {error!r}") from error
-
-    async def _tick(self) -> None:
-        """Close connections that are old enough, and break silences."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(min(1.0, rooms_settings().max_age / 20))
-            now = loop.time()
-            for index, connection in enumerate(tuple(self._connections)):
-                if now >= connection.expires_at:
-                    self._ask_to_reconnect(connection)
-                elif connection.options.ping and connection.is_accepted:
-                    _break_silence(connection, now)
-                if index % 1000 == 999:
-                    await asyncio.sleep(0)
-
-    def _ask_to_reconnect(self, connection: RoomSocket) -> None:
-        connection.expires_at = float("inf")
-        task = asyncio.get_running_loop().create_task(connection.close(CloseCode.RECONNECT))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
-
-def _break_silence(connection: RoomSocket, now: float) -> None:
-    writes, since = connection.silence
-    if connection.outbox.writes != writes or not since:
-        connection.silence = (connection.outbox.writes, now)
-    elif now - since >= connection.options.ping:
-        connection.outbox.write(Batch([envelope.system("ping")]))
-        connection.silence = (connection.outbox.writes, now)
 
 
 def _explain(error: Exception) -> str:

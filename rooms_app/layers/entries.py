@@ -1,10 +1,11 @@
-"""Redis as a channel layer: entries for CHANNEL_LAYERS with the timeouts that Channels' own layers lack."""
+"""Entries for CHANNEL_LAYERS, with the timeouts that Channels' own layers lack."""
 
 from __future__ import annotations
 
 from typing import Any
 
 _BACKENDS = {
+    "rooms": "rooms_app.layers.RoomsRedisChannelLayer",
     "pubsub": "channels_redis.pubsub.RedisPubSubChannelLayer",
     "classic": "channels_redis.core.RedisChannelLayer",
     "memory": "channels.layers.InMemoryChannelLayer",
@@ -34,7 +35,8 @@ def redis_host(url: str) -> dict[str, Any]:
 
 
 def channel_layer(kind: str, url: str, *, prefix: str = "rooms", **config: Any) -> dict[str, Any]:
-    """An entry of CHANNEL_LAYERS: kind is "pubsub", "classic" (both on Redis) or "memory" (one process only)."""
+    """An entry of CHANNEL_LAYERS: with history ("rooms"), one of Channels' own on Redis ("pubsub",
+    "classic"), or "memory" for one process only."""
     if kind not in _BACKENDS:
         raise ValueError(f"A channel layer is one of {', '.join(_BACKENDS)}, not {kind!r}.")
     if kind == "memory":

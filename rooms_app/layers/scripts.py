@@ -1,0 +1,112 @@
+"""The Lua scripts in `rooms_app/lua`, their keys and their arguments; the same for sync and async callers. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import NamedTuple
+
+from rooms_app.cursor import Cursor, new_epoch
+
+#: How long a room's last id is remembered after its last message, in µs: a quiet room is no reason for a reset.
+LIFETIME = 24 * 3600 * 1_000_000
+
+Argument = str | bytes | int
+
+
+class Script(NamedTuple):
+    """A script, and the digest by which Redis knows it."""
+
+    text: str
+    sha: str
+
+
+def _load(name: str) -> Script:
+    text = files("rooms_app").joinpath("lua", f"{name}.lua").read_text()
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+SEND = _load("send")
+TICK = _load("tick")
+SETTLE = _load("settle")
+REPLAY = _load("replay")
+
+
+class Call(NamedTuple):
+    """One call of a script: its keys come first, then its arguments."""
+
+    script: Script
+    keys: Sequence[str]
+    arguments: Sequence[Argument]
+
+    @property
+    def by_sha(self) -> tuple[Argument, ...]:
+        """As a command that fails with NOSCRIPT where Redis does not know the script yet."""
+        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.arguments)
+
+    @property
+    def by_text(self) -> tuple[Argument, ...]:
+        """As a command that also makes it known."""
+        return ("EVAL", self.script.text, len(self.keys), *self.keys, *self.arguments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A group that a message goes to, and how much of its history is kept: `messages` 0 for none."""
+
+    group: str
+    messages: int
+    seconds: float
+
+
+class Calls:
+    """Makes the calls of one layer, whose prefix its keys begin with."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._clock = f"{prefix}:rooms:clock"
+        self._lasts = f"{prefix}:rooms:lasts"
+
+    def channel(self, group: str) -> str:
+        """The Redis channel of a group: the same as on channels_redis's pub/sub layer."""
+        return f"{self._prefix}__group__{group}"
+
+    def send(
+        self, targets: Sequence[Target], payload: bytes, *, once: str, once_seconds: float, retain_as: str = ""
+    ) -> Call:
+        """One message to groups; sent once for each key `once`."""
+        keys = [self._clock, self._lasts, f"{self._prefix}:rooms:once:{once}"]
+        arguments: list[Argument] = [new_epoch(), LIFETIME, payload, int(once_seconds * 1000), retain_as]
+        for target in targets:
+            keys += [self._stream(target.group), self.retained(target.group)]
+            arguments += [target.group, self.channel(target.group), target.messages, int(target.seconds * 1000)]
+        return Call(SEND, keys, arguments)
+
+    def tick(self) -> Call:
+        """The position that everything sent before is not greater than."""
+        return Call(TICK, [self._clock, self._lasts], [new_epoch(), LIFETIME])
+
+    def settle(self, *, promotion: str, known: Cursor | None, received: Sequence[tuple[str, int]]) -> Call:
+        """`tick`, with what a hub knows: its position, and the greatest id that it received in each group."""
+        arguments: list[Argument] = [new_epoch(), LIFETIME, promotion]
+        arguments += [known.epoch, known.id] if known is not None else ["", 0]
+        for group, number in received:
+            arguments += [group, number]
+        return Call(SETTLE, [self._clock, self._lasts], arguments)
+
+    def replay(self, epoch: str, rooms: Sequence[tuple[str, int]]) -> Call:
+        """What each group was sent after an id."""
+        keys = [self._clock, self._lasts, *(self._stream(group) for group, _ in rooms)]
+        arguments: list[Argument] = [epoch, LIFETIME]
+        for group, after in rooms:
+            arguments += [group, after]
+        return Call(REPLAY, keys, arguments)
+
+    def retained(self, group: str) -> str:
+        """The hash of a group's retained messages."""
+        return f"{self._prefix}:rooms:retained:{group}"
+
+    def _stream(self, group: str) -> str:
+        return f"{self._prefix}:rooms:stream:{group}"

@@ -1,0 +1,1 @@
+"""What `tests.jitter` runs: servers with rooms open to everyone, and a sender of numbered messages."""
