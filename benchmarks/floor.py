@@ -24,9 +24,6 @@ import uvloop
 from benchmarks.wire import room_name
 
 _ROOM_BYTES = len(room_name(0))
-#: The least that picows takes. Its default of 16 KiB is touched at each handshake, so every connection keeps all of
-#: it in memory: 28.4 KiB a connection instead of 14.4.
-_READ_BUFFER_BYTES = 2048
 
 
 class Rooms:
@@ -127,7 +124,6 @@ async def serve(port: int, control: str) -> None:
         "127.0.0.1",
         port,
         backlog=2048,
-        read_buffer_init_size=_READ_BUFFER_BYTES,
     )
     await asyncio.gather(*(each.serve_forever() for each in (server, publishers) if each is not None))
 

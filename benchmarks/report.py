@@ -42,36 +42,54 @@ class HealthTarget:
     limit: float = 50
 
 
+#: On the layer with history, and on the stock pub/sub layer.
+_LAYERS = ("", "-pubsub")
+_SERVERS = ("rooms-daphne", "rooms-uvicorn")
+
 TARGETS = (
     *(
-        Target(scenario=scenario, system=system, metric="cpu_us", limit=0.15)
+        Target(scenario=scenario, system=server + layer, metric="cpu_us", limit=0.15)
         for scenario in "AB"
-        for system in ("rooms-daphne", "rooms-uvicorn")
+        for server in _SERVERS
+        for layer in _LAYERS
     ),
-    Target(scenario="C", system="rooms-daphne", metric="cpu_us", limit=1.8),
-    Target(scenario="C", system="rooms-uvicorn", metric="cpu_us", limit=1.4),
-    Target(scenario="D", system="rooms-daphne", metric="cpu_us", limit=1.2),
-    Target(scenario="D", system="rooms-uvicorn", metric="cpu_us", limit=1.1),
-    Target(scenario="D", system="rooms-daphne", metric="latency_p99_us", limit=1.3),
-    Target(scenario="D", system="rooms-uvicorn", metric="latency_p99_us", limit=1.3),
+    Target(scenario="C", system="rooms-daphne", metric="cpu_us", limit=1.0),
+    Target(scenario="C", system="rooms-uvicorn", metric="cpu_us", limit=0.8),
+    Target(scenario="C", system="rooms-daphne-pubsub", metric="cpu_us", limit=1.8),
+    Target(scenario="C", system="rooms-uvicorn-pubsub", metric="cpu_us", limit=1.4),
+    *(
+        Target(scenario="D", system=server + layer, metric=metric, limit=limit)
+        for layer in _LAYERS
+        for server, metric, limit in (
+            ("rooms-daphne", "cpu_us", 1.2),
+            ("rooms-uvicorn", "cpu_us", 1.1),
+            ("rooms-daphne", "latency_p99_us", 1.3),
+            ("rooms-uvicorn", "latency_p99_us", 1.3),
+        )
+    ),
+    *(
+        Target(scenario=scenario, system=server, metric="cpu_us", limit=1.3, base=f"{server}-pubsub")
+        for scenario in "ABCD"
+        for server in _SERVERS
+    ),
     Target(scenario="E", system="rooms-daphne", metric="rss_per_connection", limit=1.2),
     Target(scenario="E", system="rooms-uvicorn", metric="rss_per_connection", limit=1.15),
     Target(scenario="F", system="send_sync", metric="p50_us", limit=1.3, base="publish"),
     *(
-        Target(scenario="G", system=system + STALLED, metric="latency_p99_us", limit=1.5, base=system)
-        for system in ("rooms-daphne", "rooms-uvicorn")
+        Target(scenario="G", system=server + STALLED, metric="latency_p99_us", limit=1.5, base=server)
+        for server in _SERVERS
     ),
 )
 HEALTH_TARGETS = tuple(
     HealthTarget(scenario="A", system=system, metric=f"/health/live {name}, ms", share=share)
-    for system in ("rooms-daphne", "rooms-uvicorn")
+    for system in _SERVERS
     for name, share in (("p99", 0.99), ("max", 1))
 )
 
 #: Their counts must be right; what stock layers lose is shown, and fails nothing.
-_MUST_BE_RIGHT = ("rooms-daphne", "rooms-uvicorn", FLOOR)
-#: The hub's own channel, and the room of all connections.
-_SUBSCRIPTIONS_PER_PROCESS = 2
+_MUST_BE_RIGHT = (*(server + layer for server in _SERVERS for layer in _LAYERS), FLOOR)
+#: The room of all connections, and on the stock pub/sub layer the hub's own channel.
+_SUBSCRIPTIONS_PER_PROCESS = {"": 1, "-pubsub": 2}
 #: Subscribing to those and to one room, and the first signs of life: as many however many connect.
 _MOST_CONNECT_COMMANDS = 10
 #: A hub asks for a sign of life every 5 s.
@@ -106,9 +124,9 @@ def verdicts(measured: Mapping[str, Results]) -> Iterator[dict[str, Any]]:
             yield {**asdict(health), "value": value, "met": value <= health.limit}
 
 
-def _answers(series: Sequence[Mapping[str, Any]]) -> list[float]:
+def _answers(series: Sequence[Mapping[str, Any]], kind: str = "health") -> list[float]:
     """How long each answer to `GET /health/live` took during the bursts, in ms."""
-    return [answer for found in series for answer in found.get("health_ms", ())]
+    return [answer for found in series for answer in found.get(f"{kind}_ms", ())]
 
 
 def problems(measured: Mapping[str, Results], scenarios: Mapping[str, Any]) -> Iterator[str]:
@@ -120,20 +138,21 @@ def problems(measured: Mapping[str, Results], scenarios: Mapping[str, Any]) -> I
             if name.removesuffix(STALLED) not in _MUST_BE_RIGHT:
                 continue
             for number, found in enumerate(series, start=1):
-                for problem in _problems(found, scenarios[key], has_redis=name != FLOOR):
+                layer = "-pubsub" if "-pubsub" in name else ""
+                for problem in _problems(found, scenarios[key], layer=None if name == FLOOR else layer):
                     yield f"{key} {name}, repetition {number}: {problem}"
 
 
-def _problems(found: Mapping[str, Any], scenario: Any, *, has_redis: bool) -> Iterator[str]:
+def _problems(found: Mapping[str, Any], scenario: Any, *, layer: str | None) -> Iterator[str]:
     for count in WRONG:
         if found[count]:
             yield f"{found[count]:,} {count.replace('_', ' ')} of {found['due']:,} deliveries"
-    if not has_redis:
+    if layer is None:
         return
     probes = scenario.processes * (2 + found["seconds"] / _SECONDS_PER_PROBE)
     if not found["sends"] <= found["redis_commands"] <= found["sends"] + probes:
         yield f"{found['redis_commands']:,} Redis commands for {found['sends']:,} sends"
-    expected = scenario.processes * (scenario.rooms + _SUBSCRIPTIONS_PER_PROCESS)
+    expected = scenario.processes * (scenario.rooms + _SUBSCRIPTIONS_PER_PROCESS[layer])
     if found["subscriptions"] != expected:
         yield f"{found['subscriptions']:,} Redis subscriptions instead of {expected:,}"
     if found.get("connect_commands", 0) > _MOST_CONNECT_COMMANDS:
@@ -176,13 +195,13 @@ def table(key: str, results: Results) -> list[list[str]]:
 def notes(key: str, results: Results) -> Iterator[str]:
     """What else there is to say about a scenario, a line each."""
     for name, series in results.items():
-        if answers := _answers(series):
-            p50, p99 = percentile(answers, 0.5), percentile(answers, 0.99)
-            yield (
-                f"{key} {name}: GET /health/live while {_median(series, 'health_seconds'):.2f} s of messages wait, "
-                f"{len(answers):,} answers: "
-                f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, max {max(answers):.1f} ms"
-            )
+        for kind, during in (("health", "during the burst"), ("backlog", "while all of it waits")):
+            if answers := _answers(series, kind):
+                p50, p99 = percentile(answers, 0.5), percentile(answers, 0.99)
+                yield (
+                    f"{key} {name}: GET /health/live {during}, {_median(series, f'{kind}_seconds'):.2f} s, "
+                    f"{len(answers):,} answers: p50 {p50:.1f} ms, p99 {p99:.1f} ms, max {max(answers):.1f} ms"
+                )
         if key in "AB" and series:
             yield (
                 f"{key} {name}: sent in {_median(series, 'sending_seconds'):.2f} s, delivered in "

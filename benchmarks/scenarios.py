@@ -156,9 +156,10 @@ def run(scenario: Scenario, deployment: Deployment) -> dict[str, Any]:
     found = send_burst(scenario, deployment)
     if scenario.is_probed and deployment.system.kind == "rooms":
         # Answers cost CPU, so they are asked for in a burst of their own.
-        found = with_counts(found, probed := _burst_with_questions(scenario, deployment))
-        found["health_ms"] = probed["health_ms"]
-        found["health_seconds"] = probed["seconds"]
+        for name, is_held in (("health", False), ("backlog", True)):
+            found = with_counts(found, probed := _burst_with_questions(scenario, deployment, is_held=is_held))
+            found[f"{name}_ms"] = probed["answers_ms"]
+            found[f"{name}_seconds"] = probed["seconds"]
     return found
 
 
@@ -183,15 +184,15 @@ def run_steady(scenario: Scenario, deployment: Deployment) -> dict[str, Any]:
     return with_counts(found, before)
 
 
-def _burst_with_questions(scenario: Scenario, deployment: Deployment) -> dict[str, Any]:
+def _burst_with_questions(scenario: Scenario, deployment: Deployment, *, is_held: bool) -> dict[str, Any]:
     """A burst, and how long each answer to `GET /health/live` took meanwhile, in ms."""
     deployment.prober.call("start", port=deployment.port)
-    found = send_burst(scenario, deployment, is_held=True)
+    found = send_burst(scenario, deployment, is_held=is_held)
     answers = deployment.prober.call("stop")["answers"]
-    resumed, end = found["resumed_ns"], found["last_at_ns"]
+    resumed, end = found["resumed_ns"] if is_held else found["began_ns"], found["last_at_ns"]
     # Who asked a server that was held has waited since it went on.
     waits = [got - max(asked, resumed) for asked, got in answers if got > resumed and asked < end]
-    return {**found, "health_ms": [round(wait / 1e6, 3) for wait in waits], "seconds": (end - resumed) / 1e9}
+    return {**found, "answers_ms": [round(wait / 1e6, 3) for wait in waits], "seconds": (end - resumed) / 1e9}
 
 
 def with_counts(found: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
@@ -277,4 +278,4 @@ def _measure(
 
 
 def _commands(deployment: Deployment) -> int:
-    return deployment.redis.commands() if deployment.redis else 0
+    return deployment.redis.commands(deployment.system.layer) if deployment.redis else 0

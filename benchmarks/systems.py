@@ -20,6 +20,8 @@ from rooms_app.embedded import find_server
 
 #: What a Redis does for us, and what the receivers' and senders' clients say when they connect, is not counted.
 _OWN_COMMANDS = re.compile(r"info|ping|hello|config|client|pubsub|select|command")
+#: What the scripts of the layer with history do within their one call.
+_WITHIN_SCRIPTS = re.compile(r"time|hset|hmget|z[a-z]+|x[a-z]+|get|set|del|pexpire|publish|script")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +38,10 @@ class System:
 
 
 SYSTEMS = (
-    System(name="rooms-daphne", kind="rooms", server="daphne", layer="pubsub"),
-    System(name="rooms-uvicorn", kind="rooms", server="uvicorn", layer="pubsub"),
+    System(name="rooms-daphne", kind="rooms", server="daphne", layer="rooms"),
+    System(name="rooms-uvicorn", kind="rooms", server="uvicorn", layer="rooms"),
+    System(name="rooms-daphne-pubsub", kind="rooms", server="daphne", layer="pubsub"),
+    System(name="rooms-uvicorn-pubsub", kind="rooms", server="uvicorn", layer="pubsub"),
     System(name="stock-daphne-pubsub", kind="stock", server="daphne", layer="pubsub"),
     System(name="stock-uvicorn-pubsub", kind="stock", server="uvicorn", layer="pubsub"),
     System(name="stock-daphne-classic", kind="stock", server="daphne", layer="classic"),
@@ -173,10 +177,12 @@ class RedisServer:
         names = {"DJANGO_SETTINGS_MODULE": "benchmarks.app.settings", "REDIS_URL": self.url, "BENCH_LAYER": layer}
         return {**os.environ, **names}
 
-    def commands(self) -> int:
+    def commands(self, layer: str = "") -> int:
         """How many commands it has carried out until now, apart from what clients say to connect and keep alive."""
         stats: dict[str, dict[str, int]] = self._client.info("commandstats")  # type: ignore[assignment]
         names = {name.removeprefix("cmdstat_"): counts["calls"] for name, counts in stats.items()}
+        if layer == "rooms":
+            names = {name: calls for name, calls in names.items() if not _WITHIN_SCRIPTS.fullmatch(name)}
         return sum(calls for name, calls in names.items() if not _OWN_COMMANDS.match(name))
 
     def subscriptions(self) -> int:

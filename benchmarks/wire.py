@@ -11,6 +11,8 @@ import re
 import struct
 import time
 
+from rooms_app.cursor import new_epoch
+
 #: The environment variable by which a scenario gives its workers another size.
 TEXT_BYTES_VARIABLE = "BENCH_TEXT_BYTES"
 SHORT_TEXT_BYTES = 200
@@ -21,6 +23,8 @@ HEADER = struct.pack("!BBH", 0x81, 126, TEXT_BYTES)
 
 #: The most messages that one sender sends to a room in a run.
 MOST_NUMBERS = 10**7
+#: As long as the id of a frame.
+_ID = f',"id":"{new_epoch()}-{time.time_ns() // 1000}"'
 _STAMP = re.compile(rb"#(\d{9})@(\d{19})")
 
 
@@ -50,9 +54,9 @@ def stock_text(content: str) -> str:
     return f'{{"message": "{content}"}}'
 
 
-def rooms_overhead() -> int:
-    """What rooms_app's envelope adds to a content, in bytes."""
-    return len(rooms_text(room_name(0), ""))
+def rooms_overhead(*, has_id: bool = False) -> int:
+    """What rooms_app's envelope adds to a content, in bytes; with history also an id."""
+    return len(rooms_text(room_name(0), "")) + (len(_ID) if has_id else 0)
 
 
 def stock_overhead() -> int:

@@ -60,7 +60,8 @@ class Children:
             if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:  # as under nohup
                 self._handlers[signum] = signal.signal(signum, self._ask_to_stop)
         # Without a handler of Python's, a signal does not reach the bell.
-        self._handlers[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        for signum in (signal.SIGCHLD, signal.SIGUSR1):
+            self._handlers[signum] = signal.signal(signum, lambda *_: None)
         return self
 
     def __exit__(self, *failure: object) -> None:
@@ -99,29 +100,28 @@ class Children:
                 raise ChildEnded(f"{child.name} ended unexpectedly, {how(exit_code)}.")
 
     def wait(self, timeout: float | None = None) -> None:
-        """Show output until the time is over or something happens, and `check` what it is."""
+        """Show output until the time is over or something happens, and `check` what it is; SIGUSR1 ends it too."""
         self.check()
         self._pump(timeout)
         self.check()
 
+    def stop_one(self, name: str) -> None:
+        """End this child, as `stop` does all."""
+        self._stop([child for child in self._children if child.name == name])
+
     def stop(self) -> None:
         """End all children, those that don't heed SIGTERM by SIGKILL; signals to us don't interrupt it."""
-        self._signal(signal.SIGTERM)
+        self._stop(self._children.copy())
+
+    def _stop(self, children: Sequence[_Child]) -> None:
+        _signal(children, signal.SIGTERM)
         deadline = time.monotonic() + _GRACE
-        while self._running() and (left := deadline - time.monotonic()) > 0:
+        while _running(children) and (left := deadline - time.monotonic()) > 0:
             self._pump(left)
-        self._signal(signal.SIGKILL)
-        for child in self._children.copy():
+        _signal(children, signal.SIGKILL)
+        for child in children:
             child.process.wait()
             self._forget(child)
-
-    def _running(self) -> list[_Child]:
-        return [child for child in self._children if child.process.poll() is None]
-
-    def _signal(self, signum: int) -> None:
-        for child in self._running():
-            # To its group, an id that nobody else can get before we have waited for its leader.
-            os.killpg(child.process.pid, signum)
 
     def _ask_to_stop(self, signum: int, frame: FrameType | None) -> None:
         self._asked_to_stop = True
@@ -145,6 +145,16 @@ class Children:
             self._show_output(child)
         child.output.close()
         self._children.remove(child)
+
+
+def _running(children: Sequence[_Child]) -> list[_Child]:
+    return [child for child in children if child.process.poll() is None]
+
+
+def _signal(children: Sequence[_Child], signum: int) -> None:
+    for child in _running(children):
+        # To its group, an id that nobody else can get before we have waited for its leader.
+        os.killpg(child.process.pid, signum)
 
 
 class _Child:

@@ -1,7 +1,7 @@
 """Settings of the demo: a chat on SQLite and the bundled Redis, ready to run after `pip install`.
 
 Environment: REDIS_URL (else the bundled server), DJANGO_DEBUG (1), DJANGO_SECRET_KEY, DJANGO_ALLOWED_HOSTS,
-DATABASE_FILE, CHANNEL_LAYER (pubsub, classic or memory) and CHANNEL_PREFIX.
+DATABASE_FILE, CHANNEL_LAYER (rooms, pubsub, classic or memory) and CHANNEL_PREFIX.
 """
 
 import os

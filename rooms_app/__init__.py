@@ -23,6 +23,7 @@ from rooms_app.exceptions import (
 )
 from rooms_app.manager import SendOutcome, WebSocketConnectionManager
 from rooms_app.messages import WebSocketMessage, WebSocketMessageBase
+from rooms_app.positions import current_cursor, current_cursor_sync
 from rooms_app.rooms import RoomName, group_name, user_room
 from rooms_app.sender import WebSocketMessageSender
 
@@ -48,6 +49,8 @@ __all__ = [
     "WebSocketMessage",
     "WebSocketMessageBase",
     "WebSocketMessageSender",
+    "current_cursor",
+    "current_cursor_sync",
     "group_name",
     "provide_ws_manager",
     "provide_ws_message_sender",

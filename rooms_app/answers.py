@@ -19,14 +19,18 @@ def replay_frames(feed: Feed, connection: RoomSocket, entries: Iterable[Entry]) 
 
 
 def retained_frames(feed: Feed, connection: RoomSocket, rooms: Sequence[str], *, only_unkept: bool) -> list[Batch]:
-    """The frames of what rooms keep for those who join: all, or only what is in no history."""
+    """The frames of what rooms keep for those who join: all, or only what is in no history.
+
+    They have no place in history: it would be before what their client has already.
+    """
     entries = {
         entry.payload: entry
         for room in rooms
         for entry in feed.retained(group_name(room)).values()
         if entry.cursor is None or not only_unkept
     }
-    return list(replay_frames(feed, connection, sorted(entries.values(), key=_place)))
+    ordered = [Entry(None, entry.payload) for entry in sorted(entries.values(), key=_place)]
+    return list(replay_frames(feed, connection, ordered))
 
 
 def _place(entry: Entry) -> int:

@@ -34,7 +34,9 @@ class Breaker:
     Shared by all threads. `counts` tells how many sends were `sent` and how many `failed`.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, what: str = "sends to rooms", clock: Callable[[], float] = time.monotonic) -> None:
+        #: What it is for, in a log line.
+        self._what = what
         self._clock = clock
         self._start_afresh()
         # A fork may take along a lock that nobody is left to release.
@@ -47,18 +49,18 @@ class Breaker:
         self._outage: _Outage | None = None
 
     @contextmanager
-    def attempt(self) -> Iterator[None]:
-        """Around one send. Any error inside, or an outage still on, is raised as `RoomsUnavailable`."""
-        if not self._may_try():
+    def attempt(self, count: int = 1) -> Iterator[None]:
+        """Around one send, or so many. Any error inside, or an outage still on, is raised as `RoomsUnavailable`."""
+        if not self._may_try(count):
             raise RoomsUnavailable("Not tried: the channel layer failed a moment ago.")
         try:
             yield
         except Exception as error:
-            self._note_failure(error)
+            self._note_failure(error, count)
             raise RoomsUnavailable(f"The channel layer did not confirm: {error!r}") from error
-        self._note_success()
+        self._note_success(count)
 
-    def _may_try(self) -> bool:
+    def _may_try(self, count: int) -> bool:
         if self._outage is None:
             return True
         with self._lock:
@@ -70,27 +72,27 @@ class Breaker:
                 # This one is tried; until it is known what became of it, the others go on failing.
                 outage.retry_at = now + rooms_settings().send_timeout
                 return True
-            self.counts["failed"] += 1
-            outage.failed += 1
+            self.counts["failed"] += count
+            outage.failed += count
             return False
 
-    def _note_failure(self, error: Exception) -> None:
+    def _note_failure(self, error: Exception, count: int) -> None:
         with self._lock:
             now = self._clock()
             is_first = self._outage is None
             outage = self._outage = self._outage or _Outage(since=now, retry_at=now)
             outage.retry_at = now + rooms_settings().retry_after
-            self.counts["failed"] += 1
-            outage.failed += 1
+            self.counts["failed"] += count
+            outage.failed += count
         if is_first:
             logger.warning(
-                "sends to rooms fail, and are dropped until the channel layer is back: %r%s", error, advice()
+                "%s fail, and are dropped until the channel layer is back: %r%s", self._what, error, advice()
             )
 
-    def _note_success(self) -> None:
+    def _note_success(self, count: int) -> None:
         with self._lock:
-            self.counts["sent"] += 1
+            self.counts["sent"] += count
             outage, self._outage = self._outage, None
         if outage is not None:
             seconds = self._clock() - outage.since
-            logger.warning("sends to rooms work again failed=%d seconds=%.1f", outage.failed, seconds)
+            logger.warning("%s work again failed=%d seconds=%.1f", self._what, outage.failed, seconds)

@@ -15,6 +15,9 @@ from rooms_app.registry import registry
 
 _MEMORY = "channels.layers.InMemoryChannelLayer"
 _CLASSIC = "channels_redis.core.RedisChannelLayer"
+_PUBSUB = "channels_redis.pubsub.RedisPubSubChannelLayer"
+#: Under either of its names.
+_HISTORY = ("rooms_app.layers.RoomsRedisChannelLayer", "rooms_app.layers.history_layer.RoomsRedisChannelLayer")
 #: One hub channel carries all rooms of a process: below this, a burst is dropped.
 _LOW_CAPACITY = 1_000
 #: redis-py's own default since 8.0, and as long as the classic layer blocks.
@@ -45,7 +48,7 @@ def _check_layer() -> Iterator[CheckMessage]:
     if layer is None:
         yield Error(
             f"CHANNEL_LAYERS has no {alias!r}: rooms need a channel layer.",
-            hint='CHANNEL_LAYERS = {"default": rooms_app.layers.channel_layer("pubsub", "redis://…")}',
+            hint='CHANNEL_LAYERS = {"default": rooms_app.layers.channel_layer("rooms", "redis://…")}',
             id="rooms.E002",
         )
         return
@@ -54,7 +57,7 @@ def _check_layer() -> Iterator[CheckMessage]:
         yield Warning(
             f"The channel layer's capacity is {config.get('capacity', 100)}, and it silently drops what exceeds it: "
             "one channel carries all rooms of a process.",
-            hint=f'Set "capacity" in CHANNEL_LAYERS[{alias!r}]["CONFIG"] to 10,000, or use the pub/sub layer.',
+            hint=f'Set "capacity" in CHANNEL_LAYERS[{alias!r}]["CONFIG"] to 10,000, or use channel_layer("rooms", …).',
             id="rooms.W001",
         )
     if backend == _MEMORY and not conf.is_debug():
@@ -69,6 +72,20 @@ def _check_layer() -> Iterator[CheckMessage]:
             "connections fail (https://github.com/django/channels_redis/issues/422).",
             hint="Write the hosts with rooms_app.layers.redis_host(url), which sets socket_timeout.",
             id="rooms.W002",
+        )
+    if backend in (_CLASSIC, _PUBSUB):
+        yield Warning(
+            f"{backend.rpartition('.')[2]} has no history: delivery is at most once, what is sent while a client is "
+            "away or Redis is lost is gone, and a client that comes back is told to reload.",
+            hint=f'CHANNEL_LAYERS[{alias!r}] = rooms_app.layers.channel_layer("rooms", "redis://…")',
+            id="rooms.W005",
+        )
+    hosts = config.get("hosts")
+    if backend in _HISTORY and isinstance(hosts, list | tuple) and len(hosts) > 1:
+        yield Warning(
+            f"RoomsRedisChannelLayer has {len(hosts)} hosts, and so no history: ids of several would have no order.",
+            hint="Name one host, or one Sentinel master.",
+            id="rooms.W006",
         )
 
 

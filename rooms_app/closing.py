@@ -42,6 +42,14 @@ class CloseCode(IntEnum):
 RETRY_AFTER_MS = {CloseCode.BUSY: 5_000, CloseCode.TOO_MANY_FRAMES: 5_000}
 
 
+def reason_of(code: int) -> str:
+    """The reason of a code of ours, "" of any other."""
+    try:
+        return CloseCode(code).reason
+    except ValueError:
+        return ""
+
+
 class Refused(RoomsError):  # noqa: N818
     """The connection is not let in, and closed with a code that says why."""
 

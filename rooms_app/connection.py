@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 from rooms_app import envelope
 from rooms_app.asgi import Receive, Scope, Send
-from rooms_app.closing import RETRY_AFTER_MS, CloseCode, Closing
+from rooms_app.closing import RETRY_AFTER_MS, CloseCode, Closing, reason_of
 from rooms_app.conf import rooms_settings
 from rooms_app.exceptions import ConnectionClosed
-from rooms_app.inbound import ClientOptions, FrameLimit
+from rooms_app.inbound import ClientOptions, Inbound
 from rooms_app.outbox import Outbox
 from rooms_app.rooms import EVERYONE, user_room
 from rooms_app.servers import Batch, find_outlet
@@ -47,14 +47,10 @@ class RoomSocket:
 
     __slots__ = (
         "__weakref__",
-        "_frame_limit",
-        "_has_connected",
-        "_is_abandoned",
+        "_inbound",
         "_is_accepted",
         "_is_answering",
         "_is_close_due",
-        "_receive",
-        "_receiver",
         "_send",
         "answerer",
         "closing",
@@ -94,14 +90,8 @@ class RoomSocket:
             max_bytes=settings.max_unsent_bytes,
             on_overflow=self._overflow,
         )
-        self._receive = receive
+        self._inbound = Inbound(receive)
         self._send = send
-        self._frame_limit = FrameLimit()
-        #: The task that waits in `receive`.
-        self._receiver: asyncio.Task[Any] | None = None
-        #: The client did not take its close frame, and the server did not say so: `receive` was ended.
-        self._is_abandoned = False
-        self._has_connected = False
         self._is_accepted = False
         #: It was closed before the handshake was done: the close frame follows the accept.
         self._is_close_due = False
@@ -141,12 +131,9 @@ class RoomSocket:
 
     async def connected(self) -> None:
         """Wait for the client's handshake."""
-        if self._has_connected:
-            return
-        event = await self._receive()
-        if event["type"] == "websocket.disconnect":
-            raise self._mark_closed(event.get("code") or CloseCode.DONE, "")
-        self._has_connected = True
+        disconnect = await self._inbound.connected()
+        if disconnect is not None:
+            raise self._mark_closed(disconnect.get("code") or CloseCode.DONE, "")
 
     async def accept(self, subprotocol: str | None = None) -> None:
         """Complete the handshake; `rooms.v1` is chosen for a client that offers it, unless another is named."""
@@ -178,20 +165,14 @@ class RoomSocket:
         await self.connected()
         if self.guard is None and self._is_accepted:
             await self.answerer(self)
-        if self.closing is not None and (self._is_abandoned or not self._is_accepted):
+        if self.closing is not None and (self._inbound.is_abandoned or not self._is_accepted):
             raise ConnectionClosed(*self.closing)
-        receiver = self._receiver = asyncio.current_task()
-        try:
-            event = await self._receive()
-        except asyncio.CancelledError:
-            if not self._is_abandoned or self.closing is None or receiver is None or receiver.uncancel():
-                raise
-            raise ConnectionClosed(*self.closing) from None
-        finally:
-            self._receiver = None
+        event = await self._inbound.next()
+        if event is None:
+            raise self._mark_closed(CloseCode.ERROR, "")
         if event["type"] == "websocket.disconnect":
             raise self._mark_closed(event.get("code") or 1005, event.get("reason") or "")
-        refusal = self._frame_limit.check(event)
+        refusal = self._inbound.refusal(event)
         if refusal is not None:
             await self.close(refusal)
             raise ConnectionClosed(refusal, refusal.reason)
@@ -229,7 +210,7 @@ class RoomSocket:
             return
         self._mark_closed(code, reason)
         try:
-            await self._send({"type": "websocket.close", "code": int(code), "reason": reason or _reason(code)})
+            await self._send({"type": "websocket.close", "code": int(code), "reason": reason or reason_of(code)})
         except Exception as error:
             logger.debug("close failed connection=%s error=%r", self.id, error)
 
@@ -241,9 +222,9 @@ class RoomSocket:
             self.outbox.flush()
             self._say_closing(code, reason)
             grace = rooms_settings().slow_grace
-            self.outbox.outlet.close(int(code), reason or _reason(code), grace)
+            self.outbox.outlet.close(int(code), reason or reason_of(code), grace)
             # Past the reset, which a server reports as a disconnect; not every server can be told to reset.
-            self.loop.call_later(grace + 1, self._abandon)
+            self.loop.call_later(grace + 1, self._inbound.abandon)
         else:
             self._is_close_due = True
         self._mark_closed(code, reason)
@@ -305,21 +286,15 @@ class RoomSocket:
         logger.info("closing a slow client connection=%s", self.id)
         self.close_now(CloseCode.SLOW)
 
-    def _abandon(self) -> None:
-        self._is_abandoned = True
-        # Elsewhere than in `receive` the application is at work of its own, and is left to it.
-        if self._receiver is not None:
-            self._receiver.cancel()
-
     def _say_closing(self, code: int, reason: str) -> None:
         if self.options.opted_in and self._is_accepted:
             wait = RETRY_AFTER_MS.get(code, 0)  # type: ignore[call-overload]
-            text = envelope.system("closing", code=int(code), reason=reason or _reason(code), retry_after_ms=wait)
+            text = envelope.system("closing", code=int(code), reason=reason or reason_of(code), retry_after_ms=wait)
             self.outbox.outlet.write(Batch([text]))
 
     def _mark_closed(self, code: int, reason: str) -> ConnectionClosed:
         if self.closing is None:
-            self.closing = Closing(int(code), reason or _reason(code))
+            self.closing = Closing(int(code), reason or reason_of(code))
         self.outbox.shut()
         return ConnectionClosed(*self.closing)
 
@@ -329,10 +304,3 @@ async def _answer_without_rooms(connection: RoomSocket) -> None:
     if connection.begin_answer():
         is_first = connection.options.since == ClientOptions.LATEST
         connection.answer([Batch([envelope.no_history_answer(is_first=is_first)])])
-
-
-def _reason(code: int) -> str:
-    try:
-        return CloseCode(code).reason
-    except ValueError:
-        return ""

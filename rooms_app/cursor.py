@@ -13,6 +13,7 @@ from typing import NamedTuple
 #: What a stamped entry begins with: a byte that neither msgpack, JSON nor an encrypted payload begins with.
 MARK = b"\xc1"
 
+_STAMP = re.compile(rb"\xc1([a-z0-9]{1,32}):([0-9]{1,16}):[0-9]{1,16}\n")
 _CURSOR = re.compile(r"([a-z0-9]{1,32})-([0-9]{1,16})")
 
 
@@ -48,8 +49,7 @@ def new_epoch() -> str:
 
 def unstamp(data: bytes) -> Entry:
     """An entry from what was published: stamped by us, or a stock layer's bare payload."""
-    if data[:1] != MARK:
+    stamp = _STAMP.match(data)
+    if stamp is None:
         return Entry(None, data)
-    stamp, _, payload = data.partition(b"\n")
-    epoch, number, _ = stamp[1:].split(b":")
-    return Entry(Cursor(epoch.decode(), int(number)), payload)
+    return Entry(Cursor(stamp[1].decode(), int(stamp[2])), data[stamp.end() :])

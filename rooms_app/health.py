@@ -8,6 +8,8 @@ from typing import Any
 from django.http import HttpRequest, JsonResponse
 
 from rooms_app.connection import process_id
+from rooms_app.drain import is_draining
+from rooms_app.hub import hubs
 from rooms_app.transport import channel_layer, group_send
 
 logger = logging.getLogger(__name__)
@@ -22,7 +24,11 @@ async def live(request: HttpRequest) -> JsonResponse:
 
 
 async def ready(request: HttpRequest) -> JsonResponse:
-    """200 while the channel layer takes messages, else 503 with what it said."""
+    """200 while the channel layer takes messages, else 503 with what it said; 503 also from a drain on."""
+    if is_draining():
+        connections = sum(len(hub.connections) for hub in hubs())
+        answer = {"status": "draining", "connections": connections, "process": process_id()}
+        return JsonResponse(answer, status=503)
     probe: dict[str, Any] = {"type": "room.control", "rooms": [_NOWHERE], "history": False}
     try:
         await group_send(channel_layer(), probe)

@@ -17,12 +17,13 @@ from rooms_app.closing import CloseCode, Refused
 from rooms_app.conf import rooms_settings
 from rooms_app.connection import RoomSocket
 from rooms_app.cursor import Cursor
+from rooms_app.drain import Drain, close_all, is_draining
 from rooms_app.exceptions import ConnectionClosed, RoomsUnavailable
 from rooms_app.feeds import Feed, Item, open_feed
 from rooms_app.inbound import ClientOptions
 from rooms_app.outflow import Outflow
 from rooms_app.rooms import EVERYONE, group_name
-from rooms_app.servers import Batch
+from rooms_app.servers import Batch, before_shutdown
 from rooms_app.subscriptions import Subscriptions
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Hub:
         self._feed: Feed | None = None
         self._clocks: asyncio.Task[None] | None = None
         self._outflow = Outflow(self.loop, members=self._members, control=self._hear, counts=self.counts)
+        self._drain = Drain(layer, self.connections)
         self._changing = asyncio.Lock()
 
     @property
@@ -60,6 +62,9 @@ class Hub:
             return
         if connection.closing is not None:
             raise ConnectionClosed(*connection.closing)
+        if is_draining():
+            # It was on its way in when the drain began.
+            raise Refused(CloseCode.BUSY)
         settings = rooms_settings()
         if settings.max_connections and len(self.connections) >= settings.max_connections:
             raise Refused(CloseCode.BUSY)
@@ -140,6 +145,10 @@ class Hub:
         """Deliver an item, after all that was taken before."""
         self._outflow.take(item)
 
+    def expect_more(self) -> None:
+        """More is about to be taken."""
+        self._outflow.expect_more()
+
     def reached(self, position: Cursor) -> None:
         """Everything up to this place in history has been delivered."""
         self._outflow.reached(position)
@@ -185,6 +194,10 @@ class Hub:
             await answered
         else:
             found = await feed.replay(groups, since)
+            if not connection.rooms <= set(rooms):
+                # Of a room joined meanwhile, live messages would be taken for replayed ones.
+                await self._answer(connection, feed)
+                return
             if found is None:
                 connection.answer([Batch([envelope.no_history_answer(is_first=False)])])
                 return
@@ -229,6 +242,7 @@ class Hub:
             self.subscriptions = Subscriptions(feed, feed.channel)
             clocks = Clocks(self.connections, in_turn=self.take, position=self.position)
             self._clocks = self.loop.create_task(clocks.run(), name="rooms-clocks")
+            before_shutdown(lambda: close_all(_drains()))
 
     async def _stop(self) -> None:
         async with self._changing:
@@ -237,12 +251,14 @@ class Hub:
                 await self.subscriptions.settled()
                 if self._clocks is not None:
                     await end(self._clocks)
+                await self._drain.stop()
                 await feed.stop()
         if self.is_idle:
             forget_hub(self)
 
     def _hear(self, event: Mapping[str, Any]) -> None:
-        """What hubs are told as such."""
+        """Heed what hubs are told as such."""
+        self._drain.heed(event, _drains())
 
     def _members(self, room: str) -> Collection[RoomSocket]:
         return self.subscriptions.members(room)
@@ -271,6 +287,10 @@ def hub_of(connection: RoomSocket) -> Hub | None:
 def hubs() -> list[Hub]:
     """The live hubs of this process, in all its event loops."""
     return [hub for hub in _hubs if not hub.loop.is_closed()]
+
+
+def _drains() -> list[Drain]:
+    return [hub._drain for hub in hubs()]
 
 
 def forget_hub(hub: Hub) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from urllib.parse import parse_qs
 
+from rooms_app.asgi import Receive
 from rooms_app.closing import CloseCode, Refused
 from rooms_app.conf import rooms_settings
 
@@ -92,3 +94,51 @@ class FrameLimit:
             self._count, self._since = 0, now
         self._count += 1
         return CloseCode.TOO_MANY_FRAMES if self._count > settings.max_inbound_frames else None
+
+
+class Inbound:
+    """The client's side of one connection, as the server tells it: the handshake, frames, the disconnect."""
+
+    __slots__ = ("_has_connected", "_limit", "_receive", "_receiver", "is_abandoned")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._limit = FrameLimit()
+        #: The task that waits for the next event.
+        self._receiver: asyncio.Task[Any] | None = None
+        self._has_connected = False
+        #: The client did not take its close frame, and the server did not say so: nothing more is waited for.
+        self.is_abandoned = False
+
+    async def connected(self) -> dict[str, Any] | None:
+        """Wait for the client's handshake; gives the disconnect where that comes instead."""
+        if self._has_connected:
+            return None
+        event = await self._receive()
+        if event["type"] == "websocket.disconnect":
+            return event
+        self._has_connected = True
+        return None
+
+    async def next(self) -> dict[str, Any] | None:
+        """The next frame or the disconnect; None where it was abandoned meanwhile."""
+        receiver = self._receiver = asyncio.current_task()
+        try:
+            return await self._receive()
+        except asyncio.CancelledError:
+            if not self.is_abandoned or receiver is None or receiver.uncancel():
+                raise
+            return None
+        finally:
+            self._receiver = None
+
+    def refusal(self, event: dict[str, Any]) -> CloseCode | None:
+        """The code to close with if this frame is too large, or one too many."""
+        return self._limit.check(event)
+
+    def abandon(self) -> None:
+        """Wait for the client no longer."""
+        self.is_abandoned = True
+        # Elsewhere than in `next` the application is at work of its own, and is left to it.
+        if self._receiver is not None:
+            self._receiver.cancel()

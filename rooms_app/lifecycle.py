@@ -10,6 +10,7 @@ from rooms_app.advice import advice
 from rooms_app.closing import CloseCode, Refused
 from rooms_app.connection import RoomSocket
 from rooms_app.context import use_ws_manager
+from rooms_app.drain import is_draining
 from rooms_app.exceptions import ConnectionClosed, ForbiddenRoom, InvalidRoom, RoomsUnavailable
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ async def run(websocket: RoomSocket, body: Callable[[], Awaitable[None]], *, nam
         await websocket.connected()
         if websocket.options.problem is not None:
             raise Refused(CloseCode.BAD_REQUEST, websocket.options.problem)
+        if is_draining():
+            raise Refused(CloseCode.BUSY)
         await body()
         await websocket.close()
     except ConnectionClosed:

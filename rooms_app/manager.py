@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -17,7 +18,7 @@ from rooms_app.exceptions import ForbiddenRoom, MessageTooLarge, RoomsUnavailabl
 from rooms_app.hub import hub_for, hub_of
 from rooms_app.registry import WebSocketMessageBase
 from rooms_app.rooms import check_rooms, is_reserved
-from rooms_app.sync_publish import SyncPublisher
+from rooms_app.sync_publish import Send, SyncPublisher
 from rooms_app.transport import channel_layer, gate, group_send
 
 T = TypeVar("T")
@@ -34,6 +35,17 @@ class SendOutcome(StrEnum):
     DEFERRED = "deferred"
     #: The channel layer did not confirm; it was counted and logged.
     FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class PendingSend:
+    """A send that waits for something, such as a commit."""
+
+    rooms: Sequence[str]
+    message: WebSocketMessageBase
+    exclude: str | HasConnection | None = None
+    idempotency_key: str | None = None
+    robust: bool = True
 
 
 @runtime_checkable
@@ -206,20 +218,38 @@ class ChannelLayerManager:
             return SendOutcome.FAILED
         return SendOutcome.SENT
 
+    def send_all_sync(self, sends: Sequence[PendingSend]) -> SendOutcome:
+        """Send messages in order, for sync code; where the layer can, in one round trip. Failures are counted."""
+        refuse_in_event_loop("send_all_sync")
+        messages = [(_prepare(send.rooms, send.message, send.exclude), send.idempotency_key) for send in sends]
+        return self._send_all_sync(messages, robust=all(send.robust for send in sends))
+
     def _send_sync(self, message: dict[str, Any], *, robust: bool, once: str | None = None) -> SendOutcome:
+        return self._send_all_sync([(message, once)], robust=robust)
+
+    def _send_all_sync(self, messages: Sequence[tuple[dict[str, Any], str | None]], *, robust: bool) -> SendOutcome:
         layer = channel_layer()
         publisher = SyncPublisher.fit(layer)
-        if publisher is None or not message["rooms"]:
-            return background.run(lambda: self._send(message, robust=robust, once=once))
-        payload = layer.serialize(message)
+        if publisher is None:
+            return background.run(lambda: self._send_all(messages, robust=robust))
+        sends = [Send(message, layer.serialize(message), once) for message, once in messages if message["rooms"]]
+        if not sends:
+            return SendOutcome.SENT
         try:
-            with self._breaker.attempt():
-                publisher.send(message, payload, once=once)
+            with self._breaker.attempt(len(sends)):
+                publisher.send(*sends)
         except RoomsUnavailable:
             if not robust:
                 raise
             return SendOutcome.FAILED
         return SendOutcome.SENT
+
+    async def _send_all(self, messages: Sequence[tuple[dict[str, Any], str | None]], *, robust: bool) -> SendOutcome:
+        outcome = SendOutcome.SENT
+        for message, once in messages:
+            if await self._send(message, robust=robust, once=once) is SendOutcome.FAILED:
+                outcome = SendOutcome.FAILED
+        return outcome
 
 
 def check_message(message: WebSocketMessageBase) -> str:

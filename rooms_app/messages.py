@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rooms_app.connection import HasConnection
 from rooms_app.context import use_ws_message_sender
 from rooms_app.manager import SendOutcome
@@ -29,7 +31,7 @@ class WebSocketMessage(WebSocketMessageBase, abstract=True):
     ) -> SendOutcome:
         """Send to rooms from async code, at once."""
         return await use_ws_message_sender().send(
-            rooms, self, exclude=exclude, idempotency_key=idempotency_key, robust=robust
+            rooms, self, exclude=exclude, robust=robust, **_given(idempotency_key)
         )
 
     def send_sync(
@@ -42,14 +44,14 @@ class WebSocketMessage(WebSocketMessageBase, abstract=True):
     ) -> SendOutcome:
         """Send to rooms from sync code: after the commit where a transaction is open on `using`, else at once."""
         return use_ws_message_sender().send_sync(
-            rooms, self, exclude=exclude, idempotency_key=idempotency_key, robust=robust, using=using
+            rooms, self, exclude=exclude, robust=robust, **_given(idempotency_key), using=using
         )
 
     async def broadcast(
         self, *, exclude: str | HasConnection | None = None, idempotency_key: str | None = None, robust: bool = True
     ) -> SendOutcome:
         """Send to every connection in all processes, from async code."""
-        return await self.send(EVERYONE, exclude=exclude, idempotency_key=idempotency_key, robust=robust)
+        return await self.send(EVERYONE, exclude=exclude, robust=robust, **_given(idempotency_key))
 
     def broadcast_sync(
         self,
@@ -60,4 +62,9 @@ class WebSocketMessage(WebSocketMessageBase, abstract=True):
         using: str | None = None,
     ) -> SendOutcome:
         """Send to every connection in all processes, from sync code: after the commit, as `send_sync`."""
-        return self.send_sync(EVERYONE, exclude=exclude, idempotency_key=idempotency_key, robust=robust, using=using)
+        return self.send_sync(EVERYONE, exclude=exclude, robust=robust, **_given(idempotency_key), using=using)
+
+
+def _given(idempotency_key: str | None) -> dict[str, Any]:
+    # A manager or sender of a team's own may not know it.
+    return {} if idempotency_key is None else {"idempotency_key": idempotency_key}

@@ -5,14 +5,21 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.db.transaction import TransactionManagementError
 
 from rooms_app.background import refuse_in_event_loop
 from rooms_app.connection import HasConnection
-from rooms_app.manager import SendOutcome, WebSocketConnectionManager, check_message
+from rooms_app.manager import (
+    ChannelLayerManager,
+    PendingSend,
+    SendOutcome,
+    WebSocketConnectionManager,
+    check_idempotency_key,
+    check_message,
+)
 from rooms_app.registry import WebSocketMessageBase
 from rooms_app.rooms import check_rooms
 
@@ -65,11 +72,64 @@ class OnCommitSender:
             return self._manager().send_sync(rooms, message, **options)
         # Here, where the caller can still mend it, and as the message is now.
         check_message(message)
-        send = functools.partial(
-            self._manager().send_sync, check_rooms(rooms), message.model_copy(deep=True), **options
-        )
-        transaction.on_commit(functools.partial(_send_in_hook, send), using=using)
+        check_idempotency_key(options.get("idempotency_key"))
+        send = _Send(check_rooms(rooms), message.model_copy(deep=True), options)
+        _CommittedSends.of(connections[using], self._manager()).add(send, using)
         return SendOutcome.DEFERRED
+
+
+class _Send(NamedTuple):
+    rooms: list[str]
+    message: WebSocketMessageBase
+    options: dict[str, Any]
+
+
+class _CommittedSends:
+    """Sends of one transaction that stand next to each other: they leave together, by the hook of the first."""
+
+    def __init__(self, manager: WebSocketConnectionManager, savepoints: set[Any]) -> None:
+        self._manager = manager
+        #: Within which savepoints: what is rolled back of them takes all of it along.
+        self._savepoints = savepoints
+        self._sends: list[_Send | None] = []
+
+    @classmethod
+    def of(cls, connection: Any, manager: WebSocketConnectionManager) -> _CommittedSends:
+        """Those of the last hook, where they have the same savepoints and manager, else new ones."""
+        savepoints = set(connection.savepoint_ids)
+        last = connection.run_on_commit[-1][1] if connection.run_on_commit else None
+        group = last.args[0] if isinstance(last, functools.partial) and last.func is _send_from else None
+        if isinstance(group, cls) and group._manager is manager and group._savepoints == savepoints:
+            return group
+        return cls(manager, savepoints)
+
+    def add(self, send: _Send, using: str) -> None:
+        """A hook for each, so that what counts hooks, or runs some of them, sees what it expects."""
+        self._sends.append(send)
+        transaction.on_commit(functools.partial(_send_from, self, len(self._sends) - 1), using=using)
+
+    def send_from(self, index: int) -> None:
+        """Send this one and those after it, unless they have been."""
+        sends = [send for send in self._sends[index:] if send is not None]
+        self._sends[index:] = [None] * len(self._sends[index:])
+        # Not past a `send_sync` that a subclass made its own.
+        if isinstance(self._manager, ChannelLayerManager) and _sends_itself(self._manager):
+            self._manager.send_all_sync([PendingSend(rooms, message, **options) for rooms, message, options in sends])
+            return
+        for rooms, message, options in sends:
+            self._manager.send_sync(rooms, message, **options)
+
+
+def _sends_itself(manager: ChannelLayerManager) -> bool:
+    return type(manager).send_sync is ChannelLayerManager.send_sync
+
+
+def _send_from(group: _CommittedSends, index: int) -> None:
+    # The transaction is committed: an error here would only skip the hooks that come after this one.
+    try:
+        group.send_from(index)
+    except Exception:
+        logger.exception("a message could not be sent after the commit")
 
 
 def is_in_transaction(using: str) -> bool:
@@ -85,11 +145,3 @@ def is_in_transaction(using: str) -> bool:
     if not has_autocommit:
         raise TransactionManagementError(f"Autocommit is off on {using!r}: send inside atomic(), or use the manager.")
     return False
-
-
-def _send_in_hook(send: Callable[[], SendOutcome]) -> None:
-    # The transaction is committed: an error here would only skip the hooks that come after this one.
-    try:
-        send()
-    except Exception:
-        logger.exception("a message could not be sent after the commit")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import redis
@@ -50,6 +50,19 @@ _start_afresh()
 after_fork_in_child(_start_afresh)
 
 
+#: A script to run, or the words of a command.
+Command = Call | Sequence[Argument]
+
+
+class Send(NamedTuple):
+    """A room message, and what it is serialised."""
+
+    message: Mapping[str, Any]
+    payload: bytes
+    #: Its idempotency key.
+    once: str | None = None
+
+
 class SyncPublisher:
     """Publishes room messages as one `RedisPubSubChannelLayer` would; for any number of threads."""
 
@@ -77,28 +90,28 @@ class SyncPublisher:
                 publisher = _publishers[layer] = cls(pools, options.get("prefix", "asgi"), calls)
             return publisher
 
-    def send(self, message: Mapping[str, Any], payload: bytes, *, once: str | None = None) -> None:
-        """Send a room message, given serialised too, to its rooms. Raises what redis-py raises."""
-        call = as_call(self._calls, message, payload, once=once) if self._calls is not None else None
-        if call is None:
-            self._publish(message["rooms"], payload)
-        else:
-            self._idle[0].call(call)
+    def send(self, *sends: Send) -> None:
+        """Send messages to their rooms, in order; on one Redis in one round trip. Raises what redis-py raises."""
+        commands: dict[IdleConnections, list[Command]] = {}
+        for send in sends:
+            call = None
+            if self._calls is not None:
+                call = as_call(self._calls, send.message, send.payload, once=send.once)
+            if call is not None:
+                commands.setdefault(self._idle[0], []).append(call)
+                continue
+            for room in send.message["rooms"]:
+                channel = f"{self._prefix}__group__{group_name(room)}"
+                idle = self._idle[_consistent_hash(channel, len(self._idle))]
+                commands.setdefault(idle, []).append(("PUBLISH", channel, send.payload))
+        for idle, batch in commands.items():
+            idle.execute(batch)
 
     def tick(self) -> Cursor | None:
         """A position in history, or None where there is none. Raises what redis-py raises."""
         if self._calls is None:
             return None
-        return Cursor.parse(self._idle[0].call(self._calls.tick()).decode())
-
-    def _publish(self, rooms: Sequence[str], payload: bytes) -> None:
-        commands: dict[IdleConnections, list[Sequence[Argument]]] = {}
-        for room in rooms:
-            channel = f"{self._prefix}__group__{group_name(room)}"
-            idle = self._idle[_consistent_hash(channel, len(self._idle))]
-            commands.setdefault(idle, []).append(("PUBLISH", channel, payload))
-        for idle, batch in commands.items():
-            idle.execute(batch)
+        return Cursor.parse(self._idle[0].execute([self._calls.tick()])[0].decode())
 
 
 class IdleConnections:
@@ -112,32 +125,39 @@ class IdleConnections:
         #: With the time each was last used. `append` and `pop` are atomic.
         self._idle: list[tuple[Any, float]] = []
 
-    def call(self, call: Call) -> Any:
-        """What a script returns. Raises what redis-py raises."""
-        try:
-            return self.execute([call.by_sha])[0]
-        except NoScriptError:
-            return self.execute([call.by_text])[0]
-        except redis.ConnectionError:
-            # Redis may have carried it out, and then it knows it by its uid.
-            return self.execute([call.by_text])[0]
-
-    def execute(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+    def execute(self, commands: Sequence[Command]) -> list[Any]:
         """The replies to these commands, sent in one write. Raises what redis-py raises."""
+        try:
+            return self._execute_known(commands)
+        except redis.ConnectionError:
+            if not all(isinstance(command, Call) for command in commands):
+                raise
+            # Redis may have carried them out, and then it knows each by its uid.
+            return self._execute_known(commands)
+
+    def _execute_known(self, commands: Sequence[Command]) -> list[Any]:
+        replies = self._execute([_words(command) for command in commands])
+        unknown = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:
+            again = self._execute([_words(commands[index], is_known=False) for index in unknown])
+            for index, reply in zip(unknown, again, strict=True):
+                replies[index] = reply
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    def _execute(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         connection = self._take()
         try:
             connection.send_packed_command(connection.pack_commands(commands))
-            replies = [_reply(connection) for _ in commands]
+            return [_reply(connection) for _ in commands]
         except BaseException:
             # A reply that is still due must not become the answer to the next send.
             connection.disconnect()
             raise
         finally:
             self._idle.append((connection, time.monotonic()))
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        return replies
 
     def _take(self) -> Any:
         try:
@@ -147,6 +167,12 @@ class IdleConnections:
         if time.monotonic() - used_at > _FRESH and _is_stale(connection):
             connection.disconnect()
         return connection
+
+
+def _words(command: Command, *, is_known: bool = True) -> Sequence[Argument]:
+    if isinstance(command, Call):
+        return command.by_sha if is_known else command.by_text
+    return command
 
 
 def _reply(connection: Any) -> Any:

@@ -33,6 +33,7 @@ from rooms_app.exceptions import (
     RoomsConfigurationError,
     RoomsUnavailable,
 )
+from rooms_app.positions import current_cursor_sync
 
 #: One thing that is wrong with a request: `{"loc": […], "msg": "…", "type": "…"}`.
 ErrorDict = dict[str, Any]
@@ -86,6 +87,10 @@ class _JSONRequest(Request):
         return QueryDict()
 
 
+#: The header of a GET's answer that names the cursor to connect with.
+CURSOR_HEADER = "Rooms-Cursor"
+
+
 class PydanticAPIView(APIView):
     """A DRF view whose handlers say with annotations what they take. JSON only.
 
@@ -103,6 +108,10 @@ class PydanticAPIView(APIView):
     renderer_classes = [JSONRenderer]
     # Whatever the handlers are: DRF's permissions and throttles are sync, and may use the database.
     view_is_async = False
+    #: Whether the answer to a GET names, in `Rooms-Cursor`, the place in history that it was before: a page that
+    #: connects with it as `since` misses nothing that came after.
+    sends_cursor: ClassVar[bool] = True
+    _cursor: str | None = None
     _handlers: ClassVar[Mapping[str, _Handler]] = {}
 
     @classmethod
@@ -138,6 +147,19 @@ class PydanticAPIView(APIView):
             negotiator=self.get_content_negotiator(),
             parser_context=self.get_parser_context(request),
         )
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Authentication, permissions and throttles; then, before the handler's own queries, the cursor."""
+        super().initial(request, *args, **kwargs)
+        if self.sends_cursor and request.method in ("GET", "HEAD"):
+            self._cursor = current_cursor_sync()
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        """The response with the cursor."""
+        response = super().finalize_response(request, response, *args, **kwargs)
+        if self._cursor is not None and response.status_code < 400:
+            response.headers[CURSOR_HEADER] = self._cursor
+        return response
 
     def handle_exception(self, exc: Exception) -> Response:
         """The answer to what went wrong: rooms_app's exceptions as 4xx and 503, all else as DRF."""

@@ -218,7 +218,7 @@ class DemoServers:
 
 @contextlib.contextmanager
 def demo_servers(
-    *kinds: str, directory: Path, layer: str = "pubsub", env: dict[str, str] | None = None, **options: object
+    *kinds: str, directory: Path, layer: str = "rooms", env: dict[str, str] | None = None, **options: object
 ) -> Iterator[DemoServers]:
     """Start a Redis and one server process per kind; all of them are gone at the end."""
     redis_server = RedisServer(directory / "redis")

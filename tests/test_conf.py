@@ -25,7 +25,7 @@ def ids() -> set[str]:
 @pytest.fixture(autouse=True)
 def _sound(settings: Any) -> None:
     settings.DEBUG = True
-    settings.CHANNEL_LAYERS = {"default": channel_layer("pubsub", "redis://localhost:1")}
+    settings.CHANNEL_LAYERS = {"default": channel_layer("rooms", "redis://localhost:1")}
 
 
 def test_sound_settings_pass_all_checks() -> None:
@@ -51,6 +51,14 @@ def test_settings_are_read_at_use(settings: Any) -> None:
         ({"ping": True}, "must be a number"),
         ({"channel_layer": None}, "must be a text"),
         ({"embedded_directory": 7}, "must be a path"),
+        ({"history": {"chat-*": 5}}, "messages, seconds"),
+        ({"history": {"chat-*": (5, 0)}}, "messages, seconds"),
+        ({"history": {"chat-*": (-1, 60)}}, "messages, seconds"),
+        ({"history": {"chat-*": ("5", 60)}}, "messages, seconds"),
+        ({"history": {7: (5, 60)}}, "messages, seconds"),
+        ({"history": [("chat-*", 5, 60)]}, "messages, seconds"),
+        ({"history_messages": -1}, "greater than 0"),
+        ({"history_seconds": 0}, "greater than 0"),
         (["max_age"], "must be a dict"),
     ],
 )
@@ -60,6 +68,43 @@ def test_a_key_that_can_not_be_used_is_named(settings: Any, rooms: Any, said: st
     assert "rooms.E001" in ids()
     with pytest.raises(RoomsConfigurationError, match=said):
         rooms_settings()
+
+
+def test_sizes_of_history_can_be_given_by_pattern_and_none_at_all(settings: Any) -> None:
+    """0 messages: the rooms go without."""
+    settings.ROOMS = {"history_messages": 0, "history": {"chat-*": (5_000, 3600), "log-*": [0, 0], "*": (1, 0.5)}}
+    assert ids() == set()
+    assert rooms_settings().history["chat-*"] == (5_000, 3600)
+
+
+@pytest.mark.parametrize("kind", ["pubsub", "classic"])
+def test_a_redis_layer_without_history_is_a_warning(settings: Any, kind: str) -> None:
+    """Delivery is at most once there. The in-memory layer has a warning of its own."""
+    settings.CHANNEL_LAYERS = {"default": channel_layer(kind, "redis://localhost:1")}
+    assert ids() == {"rooms.W005"}
+    settings.CHANNEL_LAYERS = {
+        "default": channel_layer(kind, "redis://localhost:1"),
+        "other": channel_layer("rooms", "redis://localhost:1"),
+    }
+    settings.ROOMS = {"channel_layer": "other"}
+    assert ids() == set()
+    settings.CHANNEL_LAYERS = {"other": channel_layer("memory", "")}
+    assert ids() == set()
+
+
+@pytest.mark.parametrize("module", ["rooms_app.layers", "rooms_app.layers.history_layer"])
+def test_several_hosts_are_a_warning_on_the_layer_with_history(settings: Any, module: str) -> None:
+    """It goes without, then. One Sentinel master is one host."""
+    sentinel = {"sentinels": [("a", 26379), ("b", 26379)], "master_name": "main"}
+    for hosts, said in (
+        (["redis://a", "redis://b"], {"rooms.W006"}),
+        (["redis://a"], set()),
+        ([sentinel], set()),
+        (None, set()),
+    ):
+        config = {"hosts": hosts} if hosts else {}
+        settings.CHANNEL_LAYERS = {"default": {"BACKEND": f"{module}.RoomsRedisChannelLayer", "CONFIG": config}}
+        assert ids() == said
 
 
 def test_a_missing_channel_layer_is_an_error(settings: Any) -> None:
@@ -126,7 +171,7 @@ def test_an_ill_defined_message_is_told_and_stops_the_server(
 
 def test_a_channel_layer_of_another_kind_is_an_error() -> None:
     """The error names the kinds there are."""
-    with pytest.raises(ValueError, match="pubsub, classic, memory"):
+    with pytest.raises(ValueError, match="rooms, pubsub, classic, memory"):
         channel_layer("kafka", "")
 
 

@@ -12,6 +12,7 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.keys import Keys
 
+from tests import live
 from tests.live import DemoServers
 from tests.waiting import wait_until
 
@@ -215,6 +216,28 @@ def test_a_page_comes_back_when_its_server_does(
     was_replayed = here.messages() == ["before", "meanwhile", "you are back"]
     assert gaps == ([] if was_replayed else ["You may have missed messages here"])
     assert there.driver.find_elements("css selector", "#messages .gap") == []
+
+
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+def test_with_history_a_page_that_comes_back_has_missed_nothing(
+    new_window: Callable[[], Window], tmp_path: Path, room: str, kind: str
+) -> None:
+    """What was sent meanwhile is replayed, in its place, and the page shows no gap."""
+    with live.demo_servers(kind, kind, directory=tmp_path / "demo", layer="rooms") as demo:
+        here, there = new_window(), new_window()
+        here.open(demo.urls[0], room)
+        there.open(demo.urls[1], room)
+        there.say("before")
+        here.wait_for_message("before")
+        demo.stop(0)
+        here.wait_for("reconnecting")
+        there.say("meanwhile")
+        demo.restart(0)
+        here.wait_for("live")
+        there.say("afterwards")
+        here.wait_for_message("afterwards")
+        assert here.messages() == there.messages() == ["before", "meanwhile", "afterwards"]
+        assert here.driver.find_elements("css selector", "#messages .gap") == []
 
 
 def test_another_room_is_another_conversation(windows: tuple[Window, Window], room: str) -> None:

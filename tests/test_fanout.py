@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rooms_app.cursor import Cursor
 from rooms_app.envelope import Received
-from rooms_app.fanout import plan
+from rooms_app.fanout import Payload, plan
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class Member:
 A, B, C = (Member(name) for name in "abc")
 
 
-def message(number: int, *rooms: str, exclude: str | None = None) -> Received:
+def message(number: int, *rooms: str, exclude: str | None = None, **kept: Any) -> Received:
     """A typed message with a number."""
-    return Received(list(rooms), f'{{"n":{number}}}', None, None, exclude)
+    return Received(list(rooms), f'{{"n":{number}}}', None, None, exclude, **kept)
 
 
 def raw(payload: str | bytes, *rooms: str) -> Received:
@@ -35,9 +36,9 @@ def raw(payload: str | bytes, *rooms: str) -> Received:
     return Received(list(rooms), None, payload, None, None)
 
 
-def delivered(messages: list[Received], rooms: Mapping[str, Collection[Member]]) -> dict[str, list[Any]]:
+def delivered(messages: list[Received], rooms: Mapping[str, Collection[Member]]) -> dict[str, list[Payload]]:
     """What each connection gets, in order, by its id."""
-    inboxes: dict[str, list[Any]] = {}
+    inboxes: dict[str, list[Payload]] = {}
     for connections, payloads in plan(messages, lambda room: rooms.get(room, ())):
         for connection in connections:
             assert connection.id not in inboxes, "one write for each connection"
@@ -45,9 +46,9 @@ def delivered(messages: list[Received], rooms: Mapping[str, Collection[Member]])
     return inboxes
 
 
-def numbers(inboxes: Mapping[str, list[str]]) -> dict[str, list[tuple[int, str]]]:
+def numbers(inboxes: Mapping[str, list[Payload]]) -> dict[str, list[tuple[int, str]]]:
     """Number and room of each message that was delivered."""
-    decoded = {id: [json.loads(payload) for payload in payloads] for id, payloads in inboxes.items()}
+    decoded = {id: [json.loads(payload.data) for payload in payloads] for id, payloads in inboxes.items()}
     return {id: [(each["n"], each["room"]) for each in envelopes] for id, envelopes in decoded.items()}
 
 
@@ -116,8 +117,19 @@ def test_a_payload_is_made_once_per_message_and_room() -> None:
 
 @pytest.mark.parametrize("payload", ["as it is", b"\xff\x00", "", b""])
 def test_raw_payloads_go_out_as_they_are(payload: str | bytes) -> None:
-    assert delivered([raw(payload, "*")], {"*": [A]}) == {"a": [payload]}
-    assert delivered([raw(payload, "*", "r")], {"*": [A], "r": [A]}) == {"a": [payload]}
+    assert delivered([raw(payload, "*")], {"*": [A]}) == {"a": [Payload(payload)]}
+    assert delivered([raw(payload, "*", "r")], {"*": [A], "r": [A]}) == {"a": [Payload(payload)]}
+
+
+def test_a_payload_knows_its_place_in_history_and_whether_it_may_be_dropped() -> None:
+    """The frame says the place to the client, the number beside it to the connection's guard."""
+    messages = [message(1, "r", cursor=Cursor("e", 7)), message(2, "r", is_volatile=True)]
+    for rooms in ({"r": [A]}, {"r": [A, B]}):
+        for payloads in delivered(messages, rooms).values():
+            assert payloads == [
+                Payload('{"n":1,"room":"r","id":"e-7"}', 7),
+                Payload('{"n":2,"room":"r"}', 0, is_volatile=True),
+            ]
 
 
 def test_a_room_without_members_is_no_error() -> None:

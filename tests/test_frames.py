@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
+from rooms_app.fanout import Payload
 from rooms_app.servers import Batch, batches
 from rooms_app.servers.frames import MAX_BATCH_BYTES, cut_reason
 
@@ -61,7 +62,7 @@ def test_a_batch_is_made_ready_once() -> None:
 def test_batches_keep_order_lose_nothing_and_stay_under_the_cap(sizes: list[int]) -> None:
     """A message that is larger than the cap goes alone."""
     payloads = [bytes(size) for size in sizes]
-    made = list(batches(payloads))
+    made = list(batches(map(Payload, payloads)))
     assert [payload for batch in made for payload in batch.payloads] == payloads
     assert all(batch.size <= MAX_BATCH_BYTES or len([p for p in batch.payloads if p]) == 1 for batch in made)
     # As few as possible: no batch would have had room for the next one's first message.
@@ -69,12 +70,30 @@ def test_batches_keep_order_lose_nothing_and_stay_under_the_cap(sizes: list[int]
         assert batch.size + len(following.payloads[0]) > MAX_BATCH_BYTES
 
 
-def test_the_batch_of_one_write_is_the_list_that_was_given() -> None:
-    """The common case copies nothing."""
-    payloads = ["a", "b"]
-    (batch,) = batches(payloads)
-    assert batch.payloads is payloads
+def test_what_fits_into_one_write_is_one_batch() -> None:
+    """And nothing is none."""
+    (batch,) = batches([Payload("a"), Payload("b")])
+    assert batch.payloads == ["a", "b"]
     assert list(batches([])) == []
+
+
+def test_a_batch_knows_the_last_place_in_history_among_its_frames() -> None:
+    """A replay that covers it lets it be dropped as a whole; 0 is no place."""
+    (batch,) = batches([Payload("a", 3), Payload("b", 5), Payload("raw")])
+    assert batch.id == 5
+    (batch,) = batches([Payload("raw")])
+    assert batch.id == 0
+
+
+def test_what_may_be_dropped_is_in_batches_of_its_own() -> None:
+    """A slow connection goes without them, and not without their neighbours."""
+    payloads = [Payload("a", 1), Payload("b", is_volatile=True), Payload("c", is_volatile=True), Payload("d", 2)]
+    made = list(batches(payloads))
+    assert [(batch.payloads, batch.is_volatile, batch.id) for batch in made] == [
+        (["a"], False, 1),
+        (["b", "c"], True, 0),
+        (["d"], False, 2),
+    ]
 
 
 @pytest.mark.parametrize(

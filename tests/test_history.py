@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from channels.layers import get_channel_layer
+from django.template import Context, Template
 
-from rooms_app import WebSocketMessage
+from rooms_app import WebSocketMessage, current_cursor, current_cursor_sync
+from rooms_app.layers import channel_layer
 from tests.app.messages import Note
-from tests.clients import Client, client, clients, the_hub
-from tests.conftest import use_layer
+from tests.clients import Client, clients, the_hub
 from tests.live import RedisServer
+from tests.redis_faults import server_binaries
 from tests.waiting import until
 
 LATEST = "?since=latest"
@@ -37,10 +40,22 @@ class PassingNote(WebSocketMessage):
     number: int
 
 
+@pytest.fixture(scope="module", params=dict(server_binaries()))
+def redis_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Each Redis and Valkey of this machine in turn."""
+    binary = dict(server_binaries())[request.param]
+    server = RedisServer(tmp_path_factory.mktemp(request.param), binary=binary)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
 @pytest.fixture(autouse=True)
-def history_layer(request: pytest.FixtureRequest, settings: Any) -> None:
+def history_layer(redis_server: RedisServer, settings: Any) -> None:
     """The layer with history, on a prefix of the test's own."""
-    use_layer("rooms", request, settings)
+    entry = channel_layer("rooms", redis_server.url, prefix=f"test-{uuid.uuid4().hex[:8]}")
+    settings.CHANNEL_LAYERS = {"default": entry}
 
 
 async def resumed(receiver: Client) -> dict[str, Any]:
@@ -259,8 +274,6 @@ async def test_a_lost_subscription_is_repaired_without_a_gap(redis_server: Redis
 
 async def test_flushall_is_one_reset_for_each_connection(own_redis: RedisServer, settings: Any) -> None:
     """Those who did not opt in are closed, to come back."""
-    from rooms_app.layers import channel_layer
-
     settings.CHANNEL_LAYERS = {"default": channel_layer("rooms", own_redis.url)}
     settings.ROOMS = {"heartbeat": 0.2}
     async with clients("/rooms/a" + LATEST, "/rooms/a" + LATEST, "/rooms/a") as (first, second, plain):
@@ -274,3 +287,33 @@ async def test_flushall_is_one_reset_for_each_connection(own_redis: RedisServer,
         for receiver in (first, second):
             assert await receiver.numbers(1) == [1]
             assert await receiver.silent()
+
+
+async def test_a_cursor_taken_before_a_page_was_made_misses_nothing_after_it() -> None:
+    """By the async form, the sync one, and the template tag."""
+    await send(0)
+    tag = Template("{% load rooms %}{% rooms_cursor %}")
+    cursors = [
+        await current_cursor(),
+        await asyncio.to_thread(current_cursor_sync),
+        await asyncio.to_thread(lambda: tag.render(Context())),
+    ]
+    await send(1)
+    for cursor in cursors:
+        async with clients(f"/rooms/a?since={cursor}") as (receiver,):
+            assert await receiver.numbers(1) == [1]
+            await resumed(receiver)
+
+
+@pytest.mark.parametrize("junk", ["other:5:4\nx", ">x", "", "{epoch}:x", "{epoch}:5\nx"])
+async def test_what_looks_like_ours_and_is_not_is_dropped(junk: str, redis_server: RedisServer, settings: Any) -> None:
+    """Such as a message of an epoch before: at most one look at Redis, and live messages go on."""
+    prefix = settings.CHANNEL_LAYERS["default"]["CONFIG"]["prefix"]
+    async with clients("/rooms/a" + LATEST) as (receiver,):
+        epoch = (await resumed(receiver))["id"].split("-")[0]
+        redis_server.client.publish(f"{prefix}__group__room.a", b"\xc1" + junk.format(epoch=epoch).encode())
+        for number in range(20):
+            await send(number)
+        assert await receiver.numbers(20) == list(range(20))
+        assert the_hub().counts["repairs"] <= 1
+        assert the_hub().counts["losses"] == 0

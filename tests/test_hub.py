@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from channels.layers import get_channel_layer
 
 from rooms_app import SendOutcome, group_name, use_ws_manager
 from rooms_app.hub import hubs
+from rooms_app.layers import RoomsRedisChannelLayer
 from tests.app.messages import Note
 from tests.clients import client, clients, common_endpoint, the_hub
 from tests.waiting import until
@@ -16,13 +18,19 @@ from tests.waiting import until
 pytestmark = pytest.mark.usefixtures("layer")
 
 
+def without_id(frame: dict[str, Any]) -> dict[str, Any]:
+    """The rest of a frame, which has an id on the layer with history, and on no other."""
+    assert ("id" in frame) is isinstance(get_channel_layer(), RoomsRedisChannelLayer)
+    return {key: value for key, value in frame.items() if key != "id"}
+
+
 async def test_a_message_reaches_every_connection_of_its_room_and_no_other() -> None:
     """Rooms don't leak into one another."""
     async with clients("/rooms/a", "/rooms/a", "/rooms/b") as (first, second, other):
         assert await Note(number=1).send("a") is SendOutcome.SENT
         frame = {"MESSAGE_ID": "tests.note", "message": {"number": 1, "text": ""}, "room": "a"}
-        assert await first.frame() == frame
-        assert await second.frame() == frame
+        assert without_id(await first.frame()) == frame
+        assert without_id(await second.frame()) == frame
         assert await other.silent()
 
 
@@ -63,7 +71,7 @@ async def test_a_typed_broadcast_reaches_everyone_in_the_room_star() -> None:
     async with clients("/rooms/a", "/rooms/b", "/endpoint/c") as receivers:
         await Note(number=1).broadcast()
         for each in receivers:
-            assert await each.frame() == {
+            assert without_id(await each.frame()) == {
                 "MESSAGE_ID": "tests.note",
                 "message": {"number": 1, "text": ""},
                 "room": "*",
@@ -144,11 +152,11 @@ async def test_foreign_types_and_malformed_messages_are_counted_and_ignored() ->
         await Note(number=1).send("a")
         assert await receiver.numbers(1) == [1]
         assert the_hub().counts["malformed"] == 4
-        assert the_hub().counts["ignored"] >= 2
+        assert the_hub().counts["ignored"] >= 1
 
 
 async def test_a_second_copy_of_a_send_is_ignored() -> None:
-    """Such as a retry makes: the uid tells."""
+    """Such as a retry makes: the uid tells. The layer with history does not even publish it."""
     async with clients("/rooms/a") as (receiver,):
         event = {
             "type": "room.message",
@@ -159,7 +167,8 @@ async def test_a_second_copy_of_a_send_is_ignored() -> None:
         for _ in range(3):
             await get_channel_layer().group_send(group_name("a"), event)
         await receiver.frame()
-        await until(lambda: the_hub().counts["duplicates"] == 2, what="two copies ignored")
+        if not isinstance(get_channel_layer(), RoomsRedisChannelLayer):
+            await until(lambda: the_hub().counts["duplicates"] == 2, what="two copies ignored")
         assert await receiver.silent()
 
 

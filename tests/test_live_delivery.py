@@ -66,7 +66,7 @@ async def test_a_thousand_posts_reach_the_sockets_of_both_processes(demo: live.D
 
 
 async def test_a_frame_is_the_documented_json_object(demo: live.DemoServers) -> None:
-    """`MESSAGE_ID`, `message` and `room`; the time is the server's, with its zone."""
+    """`MESSAGE_ID`, `message`, `room` and, with history, `id`; the time is the server's, with its zone."""
     room = "käse/😀 a"
     path = quote(room)
     async with sockets(*(f"{url}/ws/{path}" for url in demo.ws_urls)) as opened, httpx.AsyncClient() as http:
@@ -74,7 +74,7 @@ async def test_a_frame_is_the_documented_json_object(demo: live.DemoServers) -> 
         assert response.status_code == 200
         for socket in opened:
             got = await frame(socket)
-            assert list(got) == ["MESSAGE_ID", "message", "room"]
+            assert list(got) == ["MESSAGE_ID", "message", "room", "id"]
             assert (got["MESSAGE_ID"], got["room"]) == ("chat.message", room)
             assert got["message"]["content"] == "<b>ü</b>"
             assert got["message"]["username"].startswith("guest-")

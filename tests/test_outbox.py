@@ -210,6 +210,121 @@ def test_a_close_drops_what_is_held_for_a_resume() -> None:
     assert case.server.taken == ["0"]
 
 
+def frame(number: int) -> Batch:
+    """A live frame, whose number is its place in history."""
+    return Batch([str(number)], id=number)
+
+
+def test_a_replay_comes_before_what_was_held_and_is_not_repeated_by_it() -> None:
+    """What it covers is dropped of what was held; frames without a place are not."""
+    case = released()
+    case.box.hold()
+    for number in (3, 4):
+        case.box.write(frame(number))
+    case.write("raw")
+    for number in (5, 6):
+        case.box.write(frame(number))
+    case.box.put_first([Batch(["1", "2", "3"]), Batch(["4", "5"]), Batch(["resumed"])], after=5)
+    assert case.server.taken == []
+    case.box.release("hello")
+    case.box.write(frame(7))
+    assert case.server.taken == ["hello", "1", "2", "3", "4", "5", "resumed", "raw", "6", "7"]
+
+
+def test_a_replay_is_made_as_it_is_taken_and_does_not_count_against_the_bound() -> None:
+    """However long it is: a slow client's replay is not in memory twice."""
+    case = released(room=1)
+    made: list[int] = []
+
+    def replay() -> Iterator[Batch]:
+        for number in range(1_000):
+            made.append(number)
+            yield Batch([str(number)])
+
+    case.box.hold()
+    case.box.put_first(replay())
+    case.box.release()
+    assert (case.server.taken, made) == (["0"], [0])
+    case.server.resume(room=10)
+    assert len(made) == 11
+    case.server.resume()
+    assert case.server.taken == [str(number) for number in range(1_000)]
+    assert case.overflows == 0
+
+
+def test_live_frames_during_a_replay_count_against_the_bound() -> None:
+    """A client that can't follow must not take memory without end."""
+    case = released(room=0)
+    case.box.hold()
+    case.box.put_first([Batch(["replay"])])
+    case.box.release()
+    for number in range(10):
+        case.write(str(number))
+    assert case.overflows == 0
+    case.write("one too many")
+    assert case.overflows == 1
+
+
+def test_what_a_replay_covers_does_not_count_any_more() -> None:
+    """In messages and in bytes."""
+    case = released(room=0)
+    case.box.hold()
+    for number in range(1, 11):
+        case.box.write(Batch(["x" * 100], id=number))
+    case.box.put_first([], after=10)
+    for _ in range(10):
+        case.write("x" * 100)
+    assert case.overflows == 0
+    case.write("x")
+    assert case.overflows == 1
+
+
+def test_a_close_in_the_middle_of_a_replay_drops_the_rest() -> None:
+    """And the live frames behind it: the client would resume after them, and miss what is between."""
+    case = released(room=0)
+    case.box.hold()
+    case.box.put_first([Batch(["1"]), Batch(["2"])])
+    case.box.release()
+    case.write("live")
+    case.server.resume(room=1)
+    assert case.server.taken == ["1"]
+    case.box.flush()
+    assert case.server.taken == ["1"]
+
+
+def test_two_answers_keep_their_order() -> None:
+    """What is put first later comes after what was put first before."""
+    case = Case()
+    case.box.put_first([Batch(["1"])])
+    case.box.put_first([Batch(["2"])])
+    case.box.release()
+    assert case.server.taken == ["1", "2"]
+
+
+def test_a_volatile_frame_goes_at_once_or_not_at_all() -> None:
+    """A client that is behind goes without, and is not closed for it."""
+    case = released(room=1)
+    case.box.write(Batch(["now"], is_volatile=True))
+    for _ in range(100):
+        case.box.write(Batch(["too late"], is_volatile=True))
+    assert case.overflows == 0
+    assert not case.server.is_waited_for
+    case.write("kept")
+    case.box.write(Batch(["behind what waits"], is_volatile=True))
+    case.server.resume()
+    case.box.write(Batch(["again"], is_volatile=True))
+    assert case.server.taken == ["now", "kept", "again"]
+
+
+def test_a_volatile_frame_before_the_accept_is_held_as_any_other() -> None:
+    """The client is not slow, it is not there yet."""
+    case = Case()
+    case.box.write(Batch(["1"], is_volatile=True))
+    case.write("2")
+    case.box.release()
+    assert case.server.taken == ["1", "2"]
+
+
 STEPS = st.lists(st.sampled_from(["write", "write", "write", "hold", "release"]) | st.integers(0, 3), max_size=40)
 
 

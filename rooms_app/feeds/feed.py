@@ -19,7 +19,7 @@ class Replay:
     #: Everything up to here is covered.
     cursor: Cursor
     entries: Sequence[Entry] = ()
-    #: Why the client has to reload: epoch, trimmed, limit; None where the entries are all that it missed.
+    #: Why the client has to reload: epoch, trimmed, limit, no_history; None where the entries are all that it missed.
     reason: str | None = None
 
 
@@ -28,6 +28,9 @@ class Sink(Protocol):
 
     def take(self, item: Item) -> None:
         """Deliver an item, after all that was taken before."""
+
+    def expect_more(self) -> None:
+        """More is about to be taken: what is delivered together is cheaper."""
 
     def reached(self, position: Cursor) -> None:
         """Everything up to this place in history has been delivered."""

@@ -16,8 +16,9 @@ from channels_redis.pubsub import RedisPubSubChannelLayer, RedisPubSubLoopLayer
 from channels_redis.utils import _wrap_close, decode_hosts
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from rooms_app import envelope
 from rooms_app.cursor import unstamp
-from rooms_app.envelope import ROOM_MESSAGE
+from rooms_app.exceptions import InvalidRoom
 from rooms_app.layers.pubsub import Published
 from rooms_app.layers.scripts import Call, Calls
 from rooms_app.layers.sending import as_call
@@ -98,7 +99,7 @@ class RoomsLoopLayer(RedisPubSubLoopLayer):  # type: ignore[misc]  # untyped
             await self._get_shard(channel).publish(channel, payload)
 
     async def group_send(self, group: str, message: Any) -> None:
-        if isinstance(message, dict) and message.get("type") == ROOM_MESSAGE and "uid" in message:
+        if _is_for_room(group, message):
             await self.send_to_rooms(message)
         else:
             await super().group_send(group, message)
@@ -181,3 +182,14 @@ class RoomsLoopLayer(RedisPubSubLoopLayer):  # type: ignore[misc]  # untyped
         queue = self.channels.get(channel)
         if queue is not None:
             queue.put_nowait(payload)
+
+
+def _is_for_room(group: str, message: Any) -> bool:
+    """Whether this is a room's message, on its way to that room; one that goes elsewhere is as any other."""
+    if not isinstance(message, dict) or message.get("type") != envelope.ROOM_MESSAGE:
+        return False
+    received = envelope.parse(message)
+    try:
+        return received is not None and received.uid is not None and group in map(group_name, received.rooms)
+    except InvalidRoom:
+        return False

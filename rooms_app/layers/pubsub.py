@@ -7,15 +7,19 @@ Here a loss is told. redis-py connects (authentication, TLS, Sentinel), and then
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import hiredis
+from redis.exceptions import ResponseError
 
 #: A channel, and what was published on it.
 Published = tuple[bytes, bytes]
 
+#: A read of so many bytes was not the last: more waits in the kernel.
+_FULL_READ = 64 * 1024
 #: How many channels one command names.
 _PAGE = 1_000
 
@@ -35,6 +39,8 @@ class PubSubConnection:
         #: redis-py's connection, which closes the socket when it is forgotten.
         self._owner: Any = None
         self.is_lost = False
+        #: Whether more has been published than was read: it pays to wait for it, and write it together.
+        self.is_behind = False
 
     async def open(self, connection: Any) -> None:
         """Connect by redis-py's connection, and take it over. Raises what redis-py raises."""
@@ -83,6 +89,7 @@ class PubSubConnection:
     def received(self, data: bytes) -> None:
         """Take bytes from Redis."""
         reader = self._reader
+        self.is_behind = len(data) >= _FULL_READ
         reader.feed(data)
         replies = []
         try:
@@ -104,6 +111,10 @@ class PubSubConnection:
                 kind, name = b"pong", reply
             elif isinstance(reply, list) and len(reply) > 1:
                 kind, name = reply[0], reply[1]
+            elif isinstance(reply, Exception):
+                # Such as NOPERM: which command it answers is not said.
+                self._fail_waiting(f"{type(reply).__name__}: {reply}")
+                continue
             else:
                 continue
             if kind == b"message":
@@ -123,12 +134,15 @@ class PubSubConnection:
         if self.is_lost:
             return
         self.is_lost = True
+        self._fail_waiting("The connection to Redis was lost.")
+        self._on_lost(self)
+
+    def _fail_waiting(self, reason: str) -> None:
         waiting, self._waiting = self._waiting, {}
         for answers in waiting.values():
             for answer in answers:
                 if not answer.done():
-                    answer.set_exception(ConnectionError("The connection to Redis was lost."))
-        self._on_lost(self)
+                    answer.set_exception(ConnectionError(reason))
 
     async def _ask(self, command: str, channels: Iterable[str]) -> None:
         names = [channel.encode() for channel in channels]
@@ -171,12 +185,15 @@ class _Pump:
     def __init__(self, connection: Any, told: PubSubConnection) -> None:
         self._connection = connection
         self._told = told
+        # Looked at after each step: redis-py and wait_for can swallow a cancellation.
+        self._is_closed = False
         create_task = asyncio.get_running_loop().create_task
         self._unsent: asyncio.Queue[bytes] = asyncio.Queue()
         self._tasks = [create_task(self._run(job), name="rooms-pubsub") for job in (self._read, self._send)]
         self.write = self._unsent.put_nowait
 
     def close(self) -> None:
+        self._is_closed = True
         for task in self._tasks:
             task.cancel()
 
@@ -190,9 +207,14 @@ class _Pump:
             await self._connection.disconnect(nowait=True)
 
     async def _read(self) -> None:
-        while True:
-            self._told.replied([await self._connection.read_response(timeout=None)])
+        while not self._is_closed:
+            try:
+                # Not None, which stands for the socket's timeout: nobody may have sent anything for long.
+                reply = await self._connection.read_response(timeout=math.inf)
+            except ResponseError as error:
+                reply = error
+            self._told.replied([reply])
 
     async def _send(self) -> None:
-        while True:
+        while not self._is_closed:
             await self._connection.send_packed_command([await self._unsent.get()], check_health=False)

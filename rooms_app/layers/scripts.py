@@ -64,8 +64,9 @@ class Target:
 class Calls:
     """Makes the calls of one layer, whose prefix its keys begin with."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, *, lifetime: int = LIFETIME) -> None:
         self._prefix = prefix
+        self._lifetime = lifetime
         self._clock = f"{prefix}:rooms:clock"
         self._lasts = f"{prefix}:rooms:lasts"
 
@@ -78,7 +79,7 @@ class Calls:
     ) -> Call:
         """One message to groups; sent once for each key `once`."""
         keys = [self._clock, self._lasts, f"{self._prefix}:rooms:once:{once}"]
-        arguments: list[Argument] = [new_epoch(), LIFETIME, payload, int(once_seconds * 1000), retain_as]
+        arguments: list[Argument] = [new_epoch(), self._lifetime, payload, int(once_seconds * 1000), retain_as]
         for target in targets:
             keys += [self._stream(target.group), self.retained(target.group)]
             arguments += [target.group, self.channel(target.group), target.messages, int(target.seconds * 1000)]
@@ -86,20 +87,20 @@ class Calls:
 
     def tick(self) -> Call:
         """The position that everything sent before is not greater than."""
-        return Call(TICK, [self._clock, self._lasts], [new_epoch(), LIFETIME])
+        return Call(TICK, [self._clock, self._lasts], [new_epoch(), self._lifetime])
 
-    def settle(self, *, promotion: str, known: Cursor | None, received: Sequence[tuple[str, int]]) -> Call:
+    def settle(self, *, known: Cursor | None, received: Sequence[tuple[str, int]]) -> Call:
         """`tick`, with what a hub knows: its position, and the greatest id that it received in each group."""
-        arguments: list[Argument] = [new_epoch(), LIFETIME, promotion]
+        arguments: list[Argument] = [new_epoch(), self._lifetime]
         arguments += [known.epoch, known.id] if known is not None else ["", 0]
         for group, number in received:
             arguments += [group, number]
-        return Call(SETTLE, [self._clock, self._lasts], arguments)
+        return Call(SETTLE, [self._clock, self._lasts, *(self._stream(group) for group, _ in received)], arguments)
 
     def replay(self, epoch: str, rooms: Sequence[tuple[str, int]]) -> Call:
         """What each group was sent after an id."""
         keys = [self._clock, self._lasts, *(self._stream(group) for group, _ in rooms)]
-        arguments: list[Argument] = [epoch, LIFETIME]
+        arguments: list[Argument] = [epoch, self._lifetime]
         for group, after in rooms:
             arguments += [group, after]
         return Call(REPLAY, keys, arguments)

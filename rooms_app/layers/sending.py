@@ -21,6 +21,8 @@ def as_call(calls: Calls, message: Mapping[str, Any], payload: bytes, *, once: s
     retain_as = message.get("retain") or ""
     has_history = not message.get("volatile") and message.get("history", True)
     targets = [_target(room, has_history=has_history) for room in message["rooms"]]
+    # Published first where it has a place in history: the first copy is the one that a hub delivers.
+    targets.sort(key=lambda target: target.messages == 0)
     if once is None and not retain_as and not any(target.messages for target in targets):
         return None
     seconds = _RETRY_SECONDS if once is None else ONCE_SECONDS
@@ -35,6 +37,12 @@ def history_of(room: str) -> tuple[int, float]:
         if fnmatchcase(room, pattern):
             return messages, seconds
     return settings.history_messages, settings.history_seconds
+
+
+def keeps_history() -> bool:
+    """Whether any room's messages are kept."""
+    settings = rooms_settings()
+    return settings.history_messages > 0 or any(messages for messages, _ in settings.history.values())
 
 
 def _target(room: str, *, has_history: bool) -> Target:

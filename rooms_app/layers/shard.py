@@ -16,6 +16,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from rooms_app.cancelling import end, within
+from rooms_app.layers.commands import CommandConnection
 from rooms_app.layers.pubsub import Published, PubSubConnection
 from rooms_app.layers.scripts import Call
 
@@ -44,6 +45,8 @@ class RoomsShard(RedisSingleShardConnection):  # type: ignore[misc]  # untyped
         self._subscribed_to: set[str] = set()
         self._connection: PubSubConnection | None = None
         self._ended: list[PubSubConnection] = []
+        self._commands: CommandConnection | None = None
+        self._opening = asyncio.Lock()
         self._supervisor: asyncio.Task[None] | None = None
         #: Subscriptions that wait for the first connection, or the next.
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
@@ -56,6 +59,11 @@ class RoomsShard(RedisSingleShardConnection):  # type: ignore[misc]  # untyped
         """Whether the subscribed connection stands, with all its subscriptions."""
         return self._connection is not None
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether more has been published than was read."""
+        return self._connection is not None and self._connection.is_behind
+
     def tell(self, *, lost: Callable[[], None] | None = None, opened: Callable[[], None] | None = None) -> None:
         """Whom to tell from now on of a lost connection, and of one that has all subscriptions again; or nobody."""
         self._on_lost, self._on_open = lost or _nothing, opened or _nothing
@@ -65,7 +73,11 @@ class RoomsShard(RedisSingleShardConnection):  # type: ignore[misc]  # untyped
 
     async def command(self, *words: Any) -> Any:
         """Redis's reply. Raises what redis-py raises."""
-        self._ensure_redis()
+        commands = self._commands
+        if commands is None or commands.is_lost:
+            commands = await self._open_commands()
+        if commands is not None:
+            return await commands.call(words)
         return await self._redis.execute_command(*words)
 
     async def call(self, call: Call) -> Any:
@@ -74,14 +86,6 @@ class RoomsShard(RedisSingleShardConnection):  # type: ignore[misc]  # untyped
             return await self.command(*call.by_sha)
         except NoScriptError:
             return await self.command(*call.by_text)
-
-    async def publish_all(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Publish to several channels in one write."""
-        self._ensure_redis()
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for channel, message in messages:
-                pipeline.publish(channel, message)
-            await pipeline.execute()
 
     async def subscribe(self, channel: str) -> None:
         if channel in self._subscribed_to:
@@ -133,10 +137,24 @@ class RoomsShard(RedisSingleShardConnection):  # type: ignore[misc]  # untyped
             self._ended.append(connection)
         await self._dispose_ended()
         self._fail_waiting(ConnectionError("The layer was flushed."))
+        if self._commands is not None:
+            await self._commands.close()
+            self._commands = None
         if self._redis is not None:
             await _close_redis(self._redis)
             self._redis = self._pubsub = None
         self._subscribed_to = set()
+
+    async def _open_commands(self) -> CommandConnection | None:
+        async with self._opening:
+            if self._commands is None or self._commands.is_lost:
+                ended, self._commands = self._commands, None
+                if ended is not None:
+                    await ended.close()
+                self._ensure_redis()
+                timeout = self.host.get("socket_timeout") or _COMMAND_TIMEOUT
+                self._commands = await CommandConnection.open(self._make_connection(), timeout=timeout)
+            return self._commands
 
     async def _subscribe_when_open(self, channel: str) -> None:
         answer = asyncio.get_running_loop().create_future()

@@ -13,9 +13,10 @@ from rooms_app.servers.asgi import AsgiOutlet
 from rooms_app.servers.daphne import DaphneOutlet
 from rooms_app.servers.frames import Batch, batches
 from rooms_app.servers.outlet import Outlet
+from rooms_app.servers.shutdown import before_shutdown
 from rooms_app.servers.uvicorn import UvicornOutlet
 
-__all__ = ["SERVER_SEND", "Batch", "Outlet", "batches", "find_outlet"]
+__all__ = ["SERVER_SEND", "Batch", "Outlet", "batches", "before_shutdown", "find_outlet"]
 
 #: Where `websocket_application` keeps the server's own `send`, which the middlewares below it wrap.
 SERVER_SEND = "rooms_app.send"

@@ -40,6 +40,10 @@ class AsgiOutlet:
     def paused(self) -> bool:
         return self._task is not None
 
+    @property
+    def has_unsent(self) -> bool:
+        return self.paused
+
     def opened(self, send_buffer: int) -> None:
         if self._tcp is not None:
             self._tcp.bound_send_buffer(send_buffer)

@@ -54,6 +54,11 @@ class DaphneOutlet:
     def lost(self) -> bool:
         return bool(self._protocol.state != self._protocol.STATE_OPEN)
 
+    @property
+    def has_unsent(self) -> bool:
+        transport = self._transport
+        return bool(transport.connected and (transport.dataBuffer or transport._tempDataBuffer))
+
     def opened(self, send_buffer: int) -> None:
         if self.lost:
             return

@@ -24,6 +24,10 @@ class Outlet(Protocol):
     def lost(self) -> bool:
         """Whether the connection has gone: what is written goes nowhere."""
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether the server holds something that the kernel has not taken, as far as it shows."""
+
     def opened(self, send_buffer: int) -> None:
         """The connection was accepted: bound the kernel's part to so many bytes; 0 leaves it."""
 

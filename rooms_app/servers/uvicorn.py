@@ -61,6 +61,10 @@ class UvicornOutlet:
     def lost(self) -> bool:
         return bool(self._protocol.close_sent or self._transport.is_closing())
 
+    @property
+    def has_unsent(self) -> bool:
+        return bool(self._transport.get_write_buffer_size())
+
     def opened(self, send_buffer: int) -> None:
         self._tcp.bound_send_buffer(send_buffer)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import secrets
 import socket
@@ -20,13 +19,23 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connections
 
 from project.processes import ChildEnded, Children, Stopped, how
+from project.restart import (
+    START_TIMEOUT,
+    Address,
+    NoRestart,
+    RunningDemo,
+    ask_for_restart,
+    take_requests,
+    wait_until_drained,
+    withdraw,
+)
 from rooms_app.embedded import EmbeddedRedis
 from rooms_app.exceptions import RoomsError
 from rooms_app.processes import ProcessLock
 
 _APPLICATION = "project.asgi:application"
-#: How long the servers may take until they answer.
-_START_TIMEOUT = 30.0
+#: Over how many seconds a server that is restarted closes its connections.
+_WINDOW = 5.0
 
 
 class Command(BaseCommand):
@@ -39,7 +48,8 @@ class Command(BaseCommand):
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         """The parser, with an example at the end of its help."""
-        example = f"Example: python manage.py {subcommand} --ports 8010 8011 --server uvicorn"
+        command = f"python manage.py {subcommand}"
+        example = f"Example: {command} --ports 8010 8011 --server uvicorn, and beside it {command} --restart 8010"
         return super().create_parser(prog_name, subcommand, epilog=example, **kwargs)
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -55,23 +65,32 @@ class Command(BaseCommand):
         parser.add_argument(
             "--server", choices=["daphne", "uvicorn"], default="daphne", help="the ASGI server (daphne)"
         )
+        parser.add_argument(
+            "--restart",
+            type=_port,
+            metavar="PORT",
+            help="restart one server of the demo that runs in another terminal: drain it, then start it anew",
+        )
 
-    def handle(self, *args: Any, ports: list[int], host: str, server: str, **options: Any) -> None:
+    def handle(self, *args: Any, ports: list[int], host: str, server: str, restart: int | None, **options: Any) -> None:
         """Run until Ctrl-C or SIGTERM; `CommandError` if something can't start or ends by itself."""
         if sys.platform == "win32":
             raise CommandError("The demo needs Linux or macOS; on Windows, run it under WSL.")
         try:
+            if restart is not None:
+                self._ask_for_restart(restart)
+                return
             with ExitStack() as stack:
                 self._run(stack, list(dict.fromkeys(ports)), host, server)
         except Stopped:
             self.stdout.write("Everything is stopped.")
-        except (ChildEnded, RoomsError) as error:
+        except (ChildEnded, NoRestart, RoomsError) as error:
             raise CommandError(str(error)) from error
 
     def _run(self, stack: ExitStack, ports: list[int], host: str, server: str) -> None:
         # First, since from here on a signal no longer ends us wherever we are.
         children = stack.enter_context(Children(self._show))
-        lock = ProcessLock(settings.RUNTIME_DIR / "demo.lock")
+        lock = _lock()
         if not lock.acquire():
             raise CommandError(
                 f"The demo of {settings.BASE_DIR} is already running, as process {lock.holder()}: stop that one first."
@@ -88,10 +107,23 @@ class Command(BaseCommand):
         connections.close_all()
         # Before Redis, which they use until they end.
         stack.callback(children.stop)
-        self._start_servers(children, ports, host, server)
+        for port in ports:
+            _start_server(children, server, host, port)
+        deadline = time.monotonic() + START_TIMEOUT
+        for port in ports:
+            with self._step(f"Starting {_name(server, port)}"):
+                _await_server(children, server, host, port, deadline=deadline)
+        stack.callback(withdraw, settings.RUNTIME_DIR)
+        RunningDemo(pid=os.getpid(), host=_reachable(host), ports=ports).write(settings.RUNTIME_DIR)
         self._welcome(ports, host)
         while True:
             children.wait()
+            for port in set(ports).intersection(take_requests(settings.RUNTIME_DIR)):
+                with self._step(f"Restarting {_name(server, port)}"):
+                    children.stop_one(_name(server, port))
+                    children.check()
+                    _start_server(children, server, host, port)
+                    _await_server(children, server, host, port, deadline=time.monotonic() + START_TIMEOUT)
             if redis is not None and redis.exit_code is not None:
                 raise CommandError(
                     f"The bundled Redis ended unexpectedly, {how(redis.exit_code)}: "
@@ -124,27 +156,19 @@ class Command(BaseCommand):
         users.create_superuser(username="admin", email="", password=password)
         self.stdout.write(f"Made the superuser admin with the password {password} (shown only this once).")
 
-    def _start_servers(self, children: Children, ports: list[int], host: str, server: str) -> None:
-        environment = {
-            **os.environ,
-            "PYTHONUNBUFFERED": "1",
-            "DJANGO_ALLOWED_HOSTS": ",".join({*settings.ALLOWED_HOSTS, _in_url(_reachable(host))}),
-        }
-        for port in ports:
-            children.start(
-                f"{server} on port {port}",
-                _command(server, host, port),
-                cwd=settings.BASE_DIR,
-                env=environment,
-            )
-        deadline = time.monotonic() + _START_TIMEOUT
-        for port in ports:
-            with self._step(f"Starting {server} on port {port}"):
-                while not _is_live(_reachable(host), port):
-                    children.wait(0.1)
-                    if time.monotonic() > deadline:
-                        raise CommandError(f"{server} on port {port} doesn't answer after {_START_TIMEOUT:g} s.")
-        children.check()
+    def _ask_for_restart(self, port: int) -> None:
+        """Have the demo in the other terminal restart a server whose clients have gone elsewhere first."""
+        directory, lock = settings.RUNTIME_DIR, _lock()
+        address = RunningDemo.find(directory, lock).address(port)
+        process = address.process()
+        if process is None:
+            raise NoRestart(f"The server on port {port} doesn't answer.")
+        call_command("rooms_drain", process=process, window=_WINDOW, stdout=self.stdout, stderr=self.stderr)
+        with self._step(f"Waiting until port {port} has no connections left"):
+            wait_until_drained(address, _WINDOW)
+        with self._step(f"Restarting the server on port {port}"):
+            process = ask_for_restart(directory, lock, port, process)
+        self.stdout.write(f"Port {port} is served again, by process {process}.")
 
     def _welcome(self, ports: list[int], host: str) -> None:
         urls = [f"http://{_in_url(_reachable(host))}:{port}/" for port in ports]
@@ -224,15 +248,33 @@ def _command(server: str, host: str, port: int) -> list[str]:
     ]
 
 
-def _is_live(host: str, port: int) -> bool:
-    connection = http.client.HTTPConnection(host, port, timeout=2)
-    try:
-        connection.request("GET", "/health/live")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+def _name(server: str, port: int) -> str:
+    return f"{server} on port {port}"
+
+
+def _start_server(children: Children, server: str, host: str, port: int) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "DJANGO_ALLOWED_HOSTS": ",".join({*settings.ALLOWED_HOSTS, _in_url(_reachable(host))}),
+    }
+    command = _command(server, host, port)
+    children.start(_name(server, port), command, cwd=settings.BASE_DIR, env=environment)
+
+
+def _await_server(children: Children, server: str, host: str, port: int, *, deadline: float) -> None:
+    """Return once it answers; `CommandError` if it doesn't by then."""
+    address = Address(host=_reachable(host), port=port)
+    while address.process() is None:
+        children.wait(0.1)
+        if time.monotonic() > deadline:
+            raise CommandError(f"{_name(server, port)} doesn't answer after {START_TIMEOUT:g} s.")
+    children.check()
+
+
+def _lock() -> ProcessLock:
+    """What a running demo holds."""
+    return ProcessLock(settings.RUNTIME_DIR / "demo.lock")
 
 
 def _reachable(host: str) -> str:
