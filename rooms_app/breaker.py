@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rooms_app.advice import advice
 from rooms_app.background import after_fork_in_child
 from rooms_app.conf import rooms_settings
-from rooms_app.exceptions import RoomsUnavailable
+from rooms_app.exceptions import RoomsUnavailable, explain
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Breaker:
             yield
         except Exception as error:
             self._note_failure(error, count)
-            raise RoomsUnavailable(f"The channel layer did not confirm: {error!r}") from error
+            raise RoomsUnavailable(f"The channel layer did not confirm: {explain(error)}") from error
         self._note_success(count)
 
     def _may_try(self, count: int) -> bool:
@@ -86,7 +86,7 @@ class Breaker:
             outage.failed += count
         if is_first:
             logger.warning(
-                "%s fail, and are dropped until the channel layer is back: %r%s", self._what, error, advice()
+                "%s fail, and are dropped until the channel layer is back: %s%s", self._what, explain(error), advice()
             )
 
     def _note_success(self, count: int) -> None:

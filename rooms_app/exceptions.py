@@ -66,3 +66,9 @@ class ConnectionClosed(RoomsError):  # noqa: N818
         super().__init__(f"The WebSocket is closed: {code} {reason}".rstrip())
         self.code = code
         self.reason = reason
+
+
+def explain(error: BaseException) -> str:
+    """An error in a line. Not `repr`: redis-py 8 leaves the text out of its own."""
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -18,7 +18,7 @@ from rooms_app.conf import rooms_settings
 from rooms_app.connection import RoomSocket
 from rooms_app.cursor import Cursor
 from rooms_app.drain import Drain, close_all, is_draining
-from rooms_app.exceptions import ConnectionClosed, RoomsUnavailable
+from rooms_app.exceptions import ConnectionClosed, RoomsUnavailable, explain
 from rooms_app.feeds import Feed, Item, open_feed
 from rooms_app.inbound import ClientOptions
 from rooms_app.outflow import Outflow
@@ -236,7 +236,7 @@ class Hub:
                 async with within(rooms_settings().send_timeout):
                     feed = await open_feed(self.layer, self)
             except Exception as error:
-                raise RoomsUnavailable(f"The channel layer gave no channel: {error!r}") from error
+                raise RoomsUnavailable(f"The channel layer gave no channel: {explain(error)}") from error
             self._feed = self._outflow.feed = feed
             self.channel = feed.channel
             self.subscriptions = Subscriptions(feed, feed.channel)

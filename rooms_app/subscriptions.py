@@ -11,7 +11,7 @@ from typing import Any
 from rooms_app.cancelling import within
 from rooms_app.conf import rooms_settings
 from rooms_app.connection import RoomSocket
-from rooms_app.exceptions import RoomsUnavailable
+from rooms_app.exceptions import RoomsUnavailable, explain
 from rooms_app.rooms import group_name
 
 logger = logging.getLogger(__name__)
@@ -131,5 +131,5 @@ class Subscriptions:
             async with within(rooms_settings().send_timeout):
                 await getattr(self._layer, method)(room.group, self._channel)
         except Exception as error:
-            raise RoomsUnavailable(f"The channel layer did not confirm {method}: {error!r}") from error
+            raise RoomsUnavailable(f"The channel layer did not confirm {method}: {explain(error)}") from error
         room.membership = then

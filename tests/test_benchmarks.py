@@ -137,7 +137,7 @@ class TestReport:
         "sends": 10,
         "seconds": 1,
         "redis_commands": 10,
-        "subscriptions": 3,
+        "subscriptions": 2,
     }
 
     def problems(self, **changes: Any) -> list[str]:
@@ -153,7 +153,7 @@ class TestReport:
             {"redis_commands": 20},
             {"redis_commands": 9},
             {"subscriptions": 500},
-            {"subscriptions": 2},
+            {"subscriptions": 3},
             {"connect_commands": 11},
         ],
     )

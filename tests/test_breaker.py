@@ -149,7 +149,7 @@ def test_a_burst_is_logged_once_and_its_end_once(
     succeed(breaker)
     succeed(breaker)
     assert lines(caplog) == ["sends to rooms fail", "sends to rooms work again failed=6 seconds=6.0"]
-    assert "ConnectionError('gone')" in caplog.records[0].getMessage()
+    assert "ConnectionError: gone" in caplog.records[0].getMessage()
 
 
 def test_a_later_burst_is_logged_again(breaker: Breaker, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:

@@ -240,6 +240,38 @@ def test_with_history_a_page_that_comes_back_has_missed_nothing(
         assert here.driver.find_elements("css selector", "#messages .gap") == []
 
 
+def test_a_page_that_was_offline_while_its_server_restarted_is_complete(
+    new_window: Callable[[], Window], tmp_path: Path, room: str
+) -> None:
+    """Offline, then online, then a restart while it looks on: the log has everything, in order and once."""
+    with live.demo_servers("daphne", "uvicorn", directory=tmp_path / "demo", layer="rooms") as demo:
+        here, there = new_window(), new_window()
+        here.open(demo.urls[0], room)
+        there.open(demo.urls[1], room)
+        there.say("before")
+        here.wait_for_message("before")
+        here.driver.set_network_conditions(offline=True, latency=0, throughput=0)
+        demo.stop(0)
+        here.wait_for("reconnecting")
+        there.say("while offline")
+        demo.restart(0)
+        there.say("still offline")
+        assert here.text("status") != "live"
+        here.driver.set_network_conditions(offline=False, latency=0, throughput=-1)
+        here.wait_for("live")
+        here.wait_for_message("still offline")
+        demo.stop(0)
+        here.wait_for("reconnecting")
+        there.say("while restarting")
+        demo.restart(0)
+        here.wait_for("live")
+        there.say("afterwards")
+        here.wait_for_message("afterwards")
+        said = ["before", "while offline", "still offline", "while restarting", "afterwards"]
+        assert here.messages() == there.messages() == said
+        assert here.driver.find_elements("css selector", "#messages .gap") == []
+
+
 def test_another_room_is_another_conversation(windows: tuple[Window, Window], room: str) -> None:
     left, right = windows
     other = f"{room} 日本/ö?#%2F"

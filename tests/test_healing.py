@@ -189,7 +189,7 @@ async def assert_layer_is_empty(layer: object, request: pytest.FixtureRequest) -
         assert layer.channels == {}  # type: ignore[attr-defined]
         return
     server: RedisServer = request.getfixturevalue("redis_server")
-    if kind == "pubsub":
+    if kind in ("pubsub", "rooms"):
         assert layer.groups == {}  # type: ignore[attr-defined]
         assert layer.channels == {}  # type: ignore[attr-defined]
         prefix = layer._kwargs["prefix"]  # type: ignore[attr-defined]

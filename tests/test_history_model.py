@@ -150,7 +150,7 @@ class Histories(RuleBasedStateMachine):
         self._delete(f"{self.prefix}:rooms:stream:{group}")
         self.kept.pop(group, None)
 
-    @precondition(lambda self: len(self.sent) > 8)
+    @precondition(lambda self: len(self.sent) > 5)
     @rule(
         pattern=st.sampled_from(["*", ":rooms:clock", ":rooms:lasts"]), how=st.sampled_from(["tick", "settle", "send"])
     )
@@ -175,7 +175,9 @@ class Histories(RuleBasedStateMachine):
         self._told(now, is_tick=False)
 
     @precondition(lambda self: len(self.sent) > 5)
-    @rule(lost=some_sends, since=st.lists(some_groups, max_size=2), is_told_position=st.booleans())
+    @rule(
+        lost=st.lists(some_groups, max_size=3), since=st.lists(some_groups, max_size=2), is_told_position=st.booleans()
+    )
     def goes_back(self, lost: list[list[str]], since: list[list[str]], is_told_position: bool) -> None:
         """What was sent last is gone; a hub that got some of it knows, also where others send before it is back."""
         saved = {key: self.client.dump(key) for key in self.client.keys(f"{self.prefix}:*")}

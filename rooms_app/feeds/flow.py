@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 
 from rooms_app.cancelling import within
 from rooms_app.cursor import MARK, Cursor, Entry, unstamp
+from rooms_app.exceptions import explain
 from rooms_app.feeds.feed import Sink
 from rooms_app.feeds.reading import EpochChanged, HistoryReader
 from rooms_app.layers import RoomsRedisChannelLayer
@@ -144,7 +145,7 @@ class Flow:
             except Exception as error:
                 # Whatever it is: a hub whose repair has ended would be silent for ever.
                 if pause == _MIN_PAUSE:
-                    logger.warning("rooms can't be read from Redis, trying again: %r", error)
+                    logger.warning("rooms can't be read from Redis, trying again: %s", explain(error))
                 self._sink.count("repair_errors")
                 await asyncio.sleep(random.uniform(pause / 2, pause))
                 pause = min(pause * 2, _MAX_PAUSE)

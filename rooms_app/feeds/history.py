@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from rooms_app.cancelling import end, within
 from rooms_app.conf import rooms_settings
 from rooms_app.cursor import Cursor, Entry
-from rooms_app.exceptions import RoomsUnavailable
+from rooms_app.exceptions import RoomsUnavailable, explain
 from rooms_app.feeds.feed import Replay, Sink
 from rooms_app.feeds.flow import Flow
 from rooms_app.feeds.reading import EpochChanged
@@ -61,7 +61,7 @@ class HistoryFeed(Flow):
         kept = self._retained[group] = {}
         try:
             await self._here.take(group, self._published)
-            cursor, retained = await self._reader.arrive(group)
+            cursor, retained = await self._arrive(group)
         except BaseException:
             self._retained.pop(group, None)
             await self._here.release(group)
@@ -70,6 +70,15 @@ class HistoryFeed(Flow):
         self._retained[group] = {**retained, **kept}
         if cursor.epoch != self._epoch:
             self._distrust()
+
+    async def _arrive(self, group: str) -> tuple[Cursor, dict[str, Entry]]:
+        """A position at which the subscription stood; not one before a loss, whose repair did not know the group."""
+        while True:
+            await self._is_live.wait()
+            losses = self._losses
+            found = await self._reader.arrive(group)
+            if losses == self._losses:
+                return found
 
     async def group_discard(self, group: str, channel: str) -> None:
         self._since.pop(group, None)
@@ -91,7 +100,7 @@ class HistoryFeed(Flow):
                 if self._synced_at < asked_at - _FRESH or self._position < needed:
                     await self._sync()
         except _FAILURES as error:
-            raise RoomsUnavailable(f"Redis did not tell the position: {error!r}") from error
+            raise RoomsUnavailable(f"Redis did not tell the position: {explain(error)}") from error
 
     async def replay(self, groups: Collection[str], since: str) -> Replay | None:
         try:
@@ -114,7 +123,7 @@ class HistoryFeed(Flow):
                     if losses == self._losses:
                         return replay
         except _FAILURES as error:
-            raise RoomsUnavailable(f"Redis did not tell what was missed: {error!r}") from error
+            raise RoomsUnavailable(f"Redis did not tell what was missed: {explain(error)}") from error
 
     def retained(self, group: str) -> Mapping[str, Entry]:
         return self._retained.get(group, {})

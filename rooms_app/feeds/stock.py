@@ -14,7 +14,7 @@ from rooms_app import envelope
 from rooms_app.cancelling import end, within
 from rooms_app.conf import rooms_settings
 from rooms_app.cursor import Entry
-from rooms_app.exceptions import RoomsUnavailable
+from rooms_app.exceptions import RoomsUnavailable, explain
 from rooms_app.feeds.feed import Sink
 
 logger = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ class StockFeed:
             async with within(rooms_settings().send_timeout):
                 await self._layer.group_add(self._control, self.channel)
         except Exception as error:
-            raise RoomsUnavailable(f"The channel layer did not confirm group_add: {error!r}") from error
+            raise RoomsUnavailable(f"The channel layer did not confirm group_add: {explain(error)}") from error
 
 
 def _explain(error: Exception) -> str:

@@ -16,6 +16,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
 from rooms_app.cancelling import end, within
+from rooms_app.exceptions import explain
 from rooms_app.layers.commands import CommandConnection
 from rooms_app.layers.pubsub import Published, PubSubConnection
 from rooms_app.layers.scripts import Call
@@ -192,7 +193,7 @@ class RoomsShard(RedisSingleShardConnection):  # type: ignore[misc]  # untyped
                 connection.close()
                 await connection.dispose()
                 if pause == _MIN_PAUSE:
-                    logger.warning("can't subscribe on Redis, trying again: %r", error)
+                    logger.warning("can't subscribe on Redis, trying again: %s", explain(error))
                 self._fail_waiting(error)
                 await asyncio.sleep(random.uniform(pause / 2, pause))
                 pause = min(pause * 2, _MAX_PAUSE)

@@ -17,7 +17,7 @@ from rooms_app.advice import advice
 from rooms_app.cancelling import within
 from rooms_app.conf import rooms_settings
 from rooms_app.drain import Drained, DrainOrder, is_process_id
-from rooms_app.exceptions import RoomsConfigurationError
+from rooms_app.exceptions import RoomsConfigurationError, explain
 from rooms_app.transport import channel_layer, group_send
 
 #: How long answers are waited for, in seconds.
@@ -62,7 +62,7 @@ class Command(BaseCommand):
         except RoomsConfigurationError as error:
             raise CommandError(str(error)) from error
         except Exception as error:
-            raise CommandError(f"The channel layer does not answer: {error!r}.{advice()}") from error
+            raise CommandError(f"The channel layer does not answer: {explain(error)}.{advice()}") from error
         if as_json:
             answer = {"window": order.window, "processes": [asdict(drained) for drained in answers]}
             self.stdout.write(json.dumps(answer))
