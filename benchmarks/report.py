@@ -91,7 +91,7 @@ _MUST_BE_RIGHT = (*(server + layer for server in _SERVERS for layer in _LAYERS),
 #: The room of all connections, and on the stock pub/sub layer the hub's own channel.
 _SUBSCRIPTIONS_PER_PROCESS = {"": 1, "-pubsub": 2}
 #: Subscribing to those and to one room, and the first signs of life: as many however many connect.
-_MOST_CONNECT_COMMANDS = 10
+_MOST_CONNECT_COMMANDS = 15
 #: A hub asks for a sign of life every 5 s.
 _SECONDS_PER_PROBE = 5
 

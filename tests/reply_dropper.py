@@ -40,6 +40,10 @@ class ReplyDropper:
         """Lose the reply to the next command with these bytes in it, unless it is an error, and cut its connection."""
         self._wanted = after
 
+    def send_new_connections_to(self, server: RedisServer) -> None:
+        """From now on another server is behind the URL; connections that stand stay where they are."""
+        self._upstream = server.port
+
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
         self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"

@@ -202,6 +202,42 @@ async def test_a_replica_that_lagged_behind_takes_over(binary: Path, tmp_path: P
                 assert await each.silent()
 
 
+async def test_a_replica_that_seems_to_have_everything_takes_over(tmp_path: Path, settings: Any) -> None:
+    """Nobody can know: one reset each all the same, and only one."""
+    async with sentinels(tmp_path, settings) as (group, receiver, plain):
+        await send(1)
+        for each in (receiver, plain):
+            assert await each.numbers(1) == [1]
+        await asyncio.to_thread(group.master.client.wait, 1, 5_000)
+        await asyncio.to_thread(group.kill_master)
+        await asyncio.to_thread(group.wait_for_failover)
+        await until(lambda: the_hub().counts["resets"], what="the reset")
+        await reset(receiver, "epoch")
+        assert await plain.closed() == 4010
+        await Sender().until_sent(1)
+        assert await receiver.numbers(1) == [0]
+        assert await receiver.silent()
+
+
+async def test_subscriptions_are_made_anew_where_commands_have_found_another_server(
+    own_redis: RedisServer, tmp_path: Path, settings: Any
+) -> None:
+    """As after a takeover by name, where the old master lives on: the hub would go on hearing it, and nothing else."""
+    other = RedisServer(tmp_path / "other")
+    try:
+        other.start()
+        with ReplyDropper(own_redis) as proxy:
+            async with two_clients(settings, channel_layer("rooms", proxy.url)) as (receiver, _):
+                proxy.send_new_connections_to(other)
+                own_redis.client.client_kill_filter(_type="normal", skipme=True)
+                await reset(receiver, "epoch")
+                await Sender().until_sent(1)
+                assert await receiver.numbers(1) == [0]
+                assert own_redis.client.pubsub_channels() == []
+    finally:
+        other.stop()
+
+
 @pytest.mark.slow
 async def test_a_master_that_wakes_up_after_another_took_over(tmp_path: Path, settings: Any) -> None:
     """For some seconds there are two; when one is left, each connection was told once, and later messages arrive."""

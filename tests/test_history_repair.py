@@ -120,6 +120,42 @@ async def test_a_second_loss_during_a_repair(own_redis: RedisServer, monkeypatch
         assert the_hub().counts["resets"] == 0
 
 
+async def test_more_than_can_be_held_is_read_instead(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What arrives during a long repair takes no more memory than that."""
+    monkeypatch.setattr("rooms_app.feeds.flow._MAX_HELD", 3)
+    async with clients("/rooms/a,b" + LATEST) as (receiver,):
+        await resumed(receiver)
+        stop = Stop("settle", monkeypatch, is_after=True)
+        kill_pubsub(own_redis.client)
+        await stop.reached.wait()
+        await send(*NUMBERS, rooms=("b", "a"))
+        stop.go_on()
+        await send(10)
+        assert await receiver.numbers(11) == [*NUMBERS, 10]
+        assert await receiver.silent()
+
+
+async def test_a_repair_goes_on_after_an_error_that_nobody_foresaw(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hub that gave up would be silent for ever."""
+    read, fails = HistoryReader.read, [True, True]
+
+    async def fail_twice(*args: Any) -> Any:
+        if fails:
+            fails.pop()
+            raise ValueError("unforeseen")
+        return await read(*args)
+
+    async with clients("/rooms/a" + LATEST) as (receiver,):
+        await resumed(receiver)
+        monkeypatch.setattr(HistoryReader, "read", fail_twice)
+        async with lost_subscription(own_redis, monkeypatch):
+            await send(1)
+        assert await receiver.numbers(1) == [1]
+        assert the_hub().counts["repair_errors"] == 2
+
+
 async def test_a_room_joined_during_a_repair_waits_for_its_end(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,26 +177,40 @@ async def test_a_room_joined_during_a_repair_waits_for_its_end(
         await late.disconnect()
 
 
+@pytest.mark.parametrize("query", ["", LATEST])
+async def test_a_repair_brings_nothing_from_before_a_room_was_joined(
+    query: str, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's position may be older than that."""
+    async with clients("/rooms/a"):
+        await send(1, rooms=("b",))
+        async with clients("/rooms/b" + query) as (receiver,):
+            if query:
+                await resumed(receiver)
+            async with lost_subscription(own_redis, monkeypatch):
+                await send(2, rooms=("b",))
+            assert await receiver.numbers(1) == [2]
+            assert await receiver.silent()
+
+
+@pytest.mark.parametrize("query", ["", LATEST])
 async def test_a_message_between_subscribing_and_its_confirmation_is_delivered(
-    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, settings: Any
+    query: str, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis has the subscription, and the hub does not know it yet."""
-    channel = "rooms__group__room.b"
     async with clients("/rooms/a"):
-        for url in ("/rooms/b", "/rooms/b" + LATEST):
-            deafness = Deafness(monkeypatch)
-            receiver = client(url)
-            joining = asyncio.create_task(receiver.open())
-            await until(lambda: own_redis.client.pubsub_numsub(channel)[0][1] == 1, what="the SUBSCRIBE")
-            await send(1, rooms=("b",))
-            assert not joining.done()
-            deafness.end()
-            await joining
-            assert await receiver.numbers(1) == [1]
-            if LATEST in url:
-                await resumed(receiver)
-            await receiver.disconnect()
-            await until(lambda: own_redis.client.pubsub_numsub(channel)[0][1] == 0, what="the UNSUBSCRIBE")
+        deafness = Deafness(monkeypatch)
+        receiver = client("/rooms/b" + query)
+        joining = asyncio.create_task(receiver.open())
+        await until(lambda: own_redis.client.pubsub_numsub("rooms__group__room.b")[0][1] == 1, what="the SUBSCRIBE")
+        await send(1, rooms=("b",))
+        assert not joining.done()
+        deafness.end()
+        await joining
+        assert await receiver.numbers(1) == [1]
+        if query:
+            await resumed(receiver)
+        await receiver.disconnect()
 
 
 async def test_a_new_epoch_is_one_reset_for_each_connection(own_redis: RedisServer) -> None:

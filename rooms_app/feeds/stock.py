@@ -10,6 +10,8 @@ import secrets
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
+from channels_redis.pubsub import RedisPubSubChannelLayer
+
 from rooms_app import envelope
 from rooms_app.cancelling import end, within
 from rooms_app.conf import rooms_settings
@@ -40,6 +42,8 @@ class StockFeed:
         self._group_expiry: float | None = vars(layer).get("group_expiry")
         self._probe = ""
         self._is_heard = asyncio.Event()
+        #: Who waits for a message to this hub itself.
+        self._echoes: dict[str, asyncio.Future[None]] = {}
         #: Set when the layer failed or forgot us: the groups are joined again as soon as it answers.
         self._is_suspect = asyncio.Event()
         self._is_stopping = False
@@ -54,6 +58,22 @@ class StockFeed:
 
     async def group_add(self, group: str, channel: str) -> None:
         await self._layer.group_add(group, channel)
+        if type(self._layer) is RedisPubSubChannelLayer:
+            await self._echo()
+
+    async def _echo(self) -> None:
+        """Return when a message to this hub itself, sent behind a SUBSCRIBE, has come back.
+
+        The pub/sub layer returns when that is written. The next PUBLISH, on another connection, could overtake it.
+        """
+        token = secrets.token_hex(8)
+        answer = self._echoes[token] = asyncio.get_running_loop().create_future()
+        try:
+            await self._layer.send(self.channel, {"type": envelope.ROOM_CONTROL, "echo": token})
+            async with asyncio.timeout(_PROBE_TIMEOUT):
+                await answer
+        finally:
+            del self._echoes[token]
 
     async def group_discard(self, group: str, channel: str) -> None:
         await self._layer.group_discard(group, channel)
@@ -111,7 +131,15 @@ class StockFeed:
                 pause = min(pause * 2, _MAX_PAUSE)
             else:
                 pause = _MIN_PAUSE
-                self._sink.take(event)
+                if not self._is_echo(event):
+                    self._sink.take(event)
+
+    def _is_echo(self, event: Any) -> bool:
+        token = event.get("echo") if isinstance(event, dict) else None
+        answer = self._echoes.get(token) if isinstance(token, str) else None
+        if answer is not None and not answer.done():
+            answer.set_result(None)
+        return answer is not None
 
     async def _watch(self) -> None:
         """Send probes; join all groups again where one does not come back, and before the layer expires them."""

@@ -63,6 +63,10 @@ class CommandConnection(asyncio.Protocol):
             self._watchdog = self._loop.call_later(self._timeout, self._look)
         return await reply
 
+    def abandon(self) -> None:
+        """Give it up; who waits is told."""
+        self._lose()
+
     async def close(self) -> None:
         """End it; who waits is told."""
         self._lose()

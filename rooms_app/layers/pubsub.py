@@ -123,11 +123,20 @@ class PubSubConnection:
             if published:
                 self._on_published(published)
                 published = []
-            for answer in self._waiting.pop((kind, name), ()):
-                if not answer.done():
-                    answer.set_result(None)
+            self._confirm((kind, name))
         if published:
             self._on_published(published)
+
+    def _confirm(self, what: tuple[bytes, bytes]) -> None:
+        # Each command has a confirmation of its own: that of one which was given up is not the next one's.
+        answers = self._waiting.get(what)
+        if not answers:
+            return
+        answer = answers.pop(0)
+        if not answers:
+            del self._waiting[what]
+        if not answer.done():
+            answer.set_result(None)
 
     def lost(self) -> None:
         """The connection has gone."""

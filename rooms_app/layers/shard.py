@@ -122,7 +122,9 @@ class RoomsShard(RedisSingleShardConnection):  # type: ignore[misc]  # untyped
         await self._connection.ping()
 
     def reconnect(self) -> None:
-        """Give the subscribed connection up: it does not answer."""
+        """Give both connections up: Redis does not answer, or is another than it was."""
+        if self._commands is not None:
+            self._commands.abandon()
         connection = self._connection
         if connection is not None:
             connection.close()
