@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import random
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -28,10 +27,8 @@ from tests.waiting import until, wait_until
 #: Quick to notice, and to try again.
 ROOMS: dict[str, Any] = {"heartbeat": 0.2, "retry_after": 0.02}
 
-has_cryptography = importlib.util.find_spec("cryptography") is not None
 
-
-@pytest.fixture(params=["plain", pytest.param("encrypted", marks=pytest.mark.skipif(not has_cryptography, reason=""))])
+@pytest.fixture(params=["plain", "encrypted"])
 def config(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Options of the layer: what Redis sees is readable, or not."""
     return {"symmetric_encryption_keys": ["secret"]} if request.param == "encrypted" else {}
