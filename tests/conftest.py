@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,12 @@ import pytest_django
 
 from rooms_app.layers import channel_layer
 from tests import live
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have Ctrl-C reach the servers that tests start: what runs in a shell's background ignores it, and so do children."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
