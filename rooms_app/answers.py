@@ -2,15 +2,73 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from rooms_app import envelope
 from rooms_app.connection import RoomSocket
 from rooms_app.cursor import Entry
 from rooms_app.fanout import Payload, payload_for
 from rooms_app.feeds import Feed
+from rooms_app.inbound import ClientOptions
+from rooms_app.outflow import Outflow
 from rooms_app.rooms import group_name
 from rooms_app.servers import Batch, batches
+
+
+class Answers:
+    """Answers the `since` of one hub's connections. `counts` tells how many got replays, and how many resets."""
+
+    def __init__(self, outflow: Outflow, *, counts: Counter[str]) -> None:
+        self._outflow = outflow
+        self._counts = counts
+
+    async def answer(self, connection: RoomSocket, feed: Feed) -> None:
+        """Answer it for the rooms that the connection is in. Raises `RoomsUnavailable`."""
+        since = connection.options.since or ""
+        rooms = sorted(connection.rooms)
+        groups = [group_name(room) for room in rooms]
+        if feed.epoch is None:
+            is_first = since == ClientOptions.LATEST
+            connection.answer([Batch([envelope.no_history_answer(is_first=is_first)])])
+        elif since == ClientOptions.LATEST:
+            await feed.sync(groups)
+            answered = asyncio.get_running_loop().create_future()
+            self._outflow.take(lambda: self._answer_latest(connection, feed, rooms, answered))
+            await answered
+        else:
+            found = await feed.replay(groups, since)
+            if not connection.rooms <= set(rooms):
+                # Of a room joined meanwhile, live messages would be taken for replayed ones.
+                await self.answer(connection, feed)
+                return
+            if found is None:
+                connection.answer([Batch([envelope.no_history_answer(is_first=False)])])
+                return
+            is_complete = found.reason is None
+            self._counts["replays" if is_complete else "resets"] += 1
+            frames: list[Iterable[Batch]] = [
+                retained_frames(feed, connection, rooms, only_unkept=is_complete),
+                replay_frames(feed, connection, found.entries),
+            ]
+            if is_complete:
+                last = envelope.system("resumed", id=found.cursor, replayed=len(found.entries))
+            else:
+                last = envelope.system("reset", id=found.cursor, reason=found.reason)
+            connection.answer(chain(*frames, [Batch([last])]), guard=found.cursor.id)
+
+    def _answer_latest(
+        self, connection: RoomSocket, feed: Feed, rooms: Sequence[str], answered: asyncio.Future[None]
+    ) -> None:
+        """Now that all before the position is written: what follows is after it."""
+        if answered.done():
+            return
+        answered.set_result(None)
+        for batch in retained_frames(feed, connection, rooms, only_unkept=False):
+            connection.outbox.write(batch)
+        connection.answer_behind(envelope.system("resumed", id=self._outflow.delivered, replayed=0))
 
 
 def replay_frames(feed: Feed, connection: RoomSocket, entries: Iterable[Entry]) -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""The Django app: finds each installed app's messages, and registers the system checks."""
+"""The Django app: finds each installed app's messages, listens for sign-outs, and registers the system checks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,13 @@ class RoomsAppConfig(AppConfig):
     verbose_name = "Rooms"
 
     def ready(self) -> None:
-        """Import `messages` of each installed app that has one."""
+        """Import `messages` of each installed app that has one, and listen for those who sign out."""
         checks.register(check_rooms)
+        if apps.is_installed("django.contrib.auth"):
+            # Not at the top: it needs the user model.
+            from rooms_app import signals
+
+            signals.connect()
         for config in apps.get_app_configs():
             if module_has_submodule(config.module, "messages"):
                 _import_messages(f"{config.name}.messages")

@@ -66,6 +66,8 @@ class RoomsSettings:
     max_replay_messages: int = 10_000
     #: Over how many seconds a process that is drained closes its connections.
     drain_window: float = 10.0
+    #: How often a process looks whether those who are connected are still signed in, where no signal told.
+    sign_in_check: float = 15.0
     #: Where the bundled Redis keeps its data and socket; None when the project brings its own Redis.
     embedded_directory: Path | str | None = None
 

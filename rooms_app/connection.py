@@ -53,6 +53,7 @@ class RoomSocket:
         "_is_close_due",
         "_send",
         "answerer",
+        "began_at",
         "closing",
         "expires_at",
         "guard",
@@ -80,8 +81,9 @@ class RoomSocket:
         #: What the client asked for in the URL and the subprotocols.
         self.options = ClientOptions.parse(scope)
         self.loop = asyncio.get_running_loop()
-        #: When it is asked to reconnect, on the loop's clock.
-        self.expires_at = self.loop.time() + settings.max_age * random.uniform(0.9, 1.1)
+        #: When it came, and when it is asked to reconnect, on the loop's clock.
+        self.began_at = self.loop.time()
+        self.expires_at = self.began_at + settings.max_age * random.uniform(0.9, 1.1)
         #: The count of writes at the last look, and when it last changed; for `sys.ping`.
         self.silence = (0, 0.0)
         self.outbox = Outbox(

@@ -5,26 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rooms_app import envelope
-from rooms_app.answers import replay_frames, retained_frames
+from rooms_app.answers import Answers, retained_frames
 from rooms_app.cancelling import end, within
 from rooms_app.clocks import Clocks
 from rooms_app.closing import CloseCode, Refused
 from rooms_app.conf import rooms_settings
 from rooms_app.connection import RoomSocket
+from rooms_app.control import Control
 from rooms_app.cursor import Cursor
 from rooms_app.drain import Drain, close_all, is_draining
 from rooms_app.exceptions import ConnectionClosed, RoomsUnavailable, explain
 from rooms_app.feeds import Feed, Item, open_feed
-from rooms_app.inbound import ClientOptions
+from rooms_app.ledger import ledger_for
 from rooms_app.outflow import Outflow
 from rooms_app.rooms import EVERYONE, group_name
+from rooms_app.roster import Roster
 from rooms_app.servers import Batch, before_shutdown
 from rooms_app.subscriptions import Subscriptions
+from rooms_app.tally import Tally
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,12 @@ class Hub:
         self._feed: Feed | None = None
         self._clocks: asyncio.Task[None] | None = None
         self._outflow = Outflow(self.loop, members=self._members, control=self._hear, counts=self.counts)
+        self._answers = Answers(self._outflow, counts=self.counts)
+        self.roster = Roster()
         self._drain = Drain(layer, self.connections)
+        self._control = Control(layer, self)
+        self._tally: Tally | None = None
+        self._sign_ins: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
 
     @property
@@ -73,6 +80,7 @@ class Hub:
         if limit and room is not None and len(self.subscriptions.members(room)) >= limit:
             raise Refused(CloseCode.CONNECTION_LIMIT)
         self.connections[connection] = None
+        self.roster.add(connection)
         self.counts[f"path_{connection.outbox.outlet.name}"] += 1
         logger.debug("connection=%s path=%s", connection.id, connection.outbox.outlet.name)
         if connection.guard is None:
@@ -115,6 +123,7 @@ class Hub:
     async def remove(self, connection: RoomSocket) -> None:
         """Take a connection out of everything; the last one out ends the hub. Removing twice is no error."""
         self.connections.pop(connection, None)
+        self.roster.remove(connection)
         self._outflow.forget(connection)
         for room in tuple(connection.rooms):
             self.subscriptions.exit(connection, room)
@@ -128,7 +137,7 @@ class Hub:
         if feed is None or not connection.begin_answer():
             return
         try:
-            await self._answer(connection, feed)
+            await self._answers.answer(connection, feed)
         except BaseException:
             connection.give_up_answer()
             raise
@@ -180,50 +189,6 @@ class Hub:
         """Join all groups once more. Raises `RoomsUnavailable`."""
         await self.subscriptions.rejoin()
 
-    async def _answer(self, connection: RoomSocket, feed: Feed) -> None:
-        since = connection.options.since or ""
-        rooms = sorted(connection.rooms)
-        groups = [group_name(room) for room in rooms]
-        if feed.epoch is None:
-            is_first = since == ClientOptions.LATEST
-            connection.answer([Batch([envelope.no_history_answer(is_first=is_first)])])
-        elif since == ClientOptions.LATEST:
-            await feed.sync(groups)
-            answered = self.loop.create_future()
-            self.take(lambda: self._answer_latest(connection, feed, rooms, answered))
-            await answered
-        else:
-            found = await feed.replay(groups, since)
-            if not connection.rooms <= set(rooms):
-                # Of a room joined meanwhile, live messages would be taken for replayed ones.
-                await self._answer(connection, feed)
-                return
-            if found is None:
-                connection.answer([Batch([envelope.no_history_answer(is_first=False)])])
-                return
-            is_complete = found.reason is None
-            self.counts["replays" if is_complete else "resets"] += 1
-            frames: list[Iterable[Batch]] = [
-                retained_frames(feed, connection, rooms, only_unkept=is_complete),
-                replay_frames(feed, connection, found.entries),
-            ]
-            if is_complete:
-                last = envelope.system("resumed", id=found.cursor, replayed=len(found.entries))
-            else:
-                last = envelope.system("reset", id=found.cursor, reason=found.reason)
-            connection.answer(chain(*frames, [Batch([last])]), guard=found.cursor.id)
-
-    def _answer_latest(
-        self, connection: RoomSocket, feed: Feed, rooms: Sequence[str], answered: asyncio.Future[None]
-    ) -> None:
-        """Now that all before the position is written: what follows is after it."""
-        if answered.done():
-            return
-        answered.set_result(None)
-        for batch in retained_frames(feed, connection, rooms, only_unkept=False):
-            connection.outbox.write(batch)
-        connection.answer_behind(envelope.system("resumed", id=self.position(), replayed=0))
-
     def position(self) -> Cursor | None:
         """Everything up to here has been written to the connections it was due to; None without history."""
         return self._outflow.delivered
@@ -242,6 +207,8 @@ class Hub:
             self.subscriptions = Subscriptions(feed, feed.channel)
             clocks = Clocks(self.connections, in_turn=self.take, position=self.position)
             self._clocks = self.loop.create_task(clocks.run(), name="rooms-clocks")
+            self._tally = Tally(ledger_for(self.layer), self.subscriptions, count=self.count)
+            self._sign_ins = self.loop.create_task(self._control.watch_sign_ins(), name="rooms-sign-ins")
             before_shutdown(lambda: close_all(_drains()))
 
     async def _stop(self) -> None:
@@ -249,8 +216,10 @@ class Hub:
             if self._feed is not None and self.is_idle:
                 feed, self._feed = self._feed, None
                 await self.subscriptions.settled()
-                if self._clocks is not None:
-                    await end(self._clocks)
+                await end(*(task for task in (self._clocks, self._sign_ins) if task is not None))
+                if self._tally is not None:
+                    await self._tally.stop()
+                await self._control.stop()
                 await self._drain.stop()
                 await feed.stop()
         if self.is_idle:
@@ -259,6 +228,7 @@ class Hub:
     def _hear(self, event: Mapping[str, Any]) -> None:
         """Heed what hubs are told as such."""
         self._drain.heed(event, _drains())
+        self._control.heed(event)
 
     def _members(self, room: str) -> Collection[RoomSocket]:
         return self.subscriptions.members(room)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 from rooms_app import envelope
 from rooms_app.background import background, refuse_in_event_loop
@@ -16,102 +14,19 @@ from rooms_app.conf import rooms_settings
 from rooms_app.connection import HasConnection
 from rooms_app.exceptions import ForbiddenRoom, MessageTooLarge, RoomsUnavailable
 from rooms_app.hub import hub_for, hub_of
+from rooms_app.orders import Order
+from rooms_app.protocols import PendingSend, SendOutcome, WebSocketConnectionManager
 from rooms_app.registry import WebSocketMessageBase
+from rooms_app.revocation import close_order, give, kick_order, removal_order
 from rooms_app.rooms import check_rooms, is_reserved
 from rooms_app.sync_publish import Send, SyncPublisher
 from rooms_app.transport import channel_layer, gate, group_send
 
+__all__ = ["ChannelLayerManager", "PendingSend", "SendOutcome", "WebSocketConnectionManager"]
+
 T = TypeVar("T")
 
 _MAX_KEY_LENGTH = 255
-
-
-class SendOutcome(StrEnum):
-    """What became of a send."""
-
-    #: The channel layer has it.
-    SENT = "sent"
-    #: It goes when the transaction commits.
-    DEFERRED = "deferred"
-    #: The channel layer did not confirm; it was counted and logged.
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class PendingSend:
-    """A send that waits for something, such as a commit."""
-
-    rooms: Sequence[str]
-    message: WebSocketMessageBase
-    exclude: str | HasConnection | None = None
-    idempotency_key: str | None = None
-    robust: bool = True
-
-
-@runtime_checkable
-class WebSocketConnectionManager(Protocol):
-    """What `use_ws_manager()` gives; implement it to stand in for the real one in tests."""
-
-    async def broadcast(self, message: bytes) -> SendOutcome:
-        """Send raw bytes to every connection in all processes: a text frame where they are UTF-8, else binary."""
-
-    async def send(
-        self,
-        rooms: Sequence[str],
-        message: WebSocketMessageBase,
-        *,
-        exclude: str | HasConnection | None = None,
-        idempotency_key: str | None = None,
-        robust: bool = True,
-    ) -> SendOutcome:
-        """Send a message to rooms at once; a connection in several of them gets it once.
-
-        `exclude` leaves one connection out, by itself or by its id. On a layer with history, sends with the same
-        `idempotency_key` within 5 minutes are one. With `robust=False` a failure is raised as
-        `RoomsUnavailable`, which means perhaps sent. Raises `InvalidRoom` and `MessageTooLarge` always.
-        """
-
-    async def join(self, rooms: Sequence[str], websocket: HasConnection, *, reserved: bool = False) -> None:
-        """Put a connection into rooms, and return when their subscriptions stand.
-
-        Calling it is the decision to let it in. Raises `InvalidRoom`, `ForbiddenRoom` for another user's room
-        unless `reserved=True`, `RoomsUnavailable`, `ConnectionClosed`, `Refused` at a limit.
-        """
-
-    async def leave(self, rooms: Sequence[str], websocket: HasConnection) -> None:
-        """Take a connection out of rooms; no error where it is not in."""
-
-    async def add_websocket(self, websocket: HasConnection) -> None:
-        """Register a connection: it gets broadcasts, and a signed-in user's what is sent to her own room."""
-
-    async def remove_websocket(self, websocket: HasConnection) -> None:
-        """Take a connection out of everything. Removing twice is no error."""
-
-    def broadcast_sync(self, message: bytes) -> SendOutcome:
-        """`broadcast` for sync code."""
-
-    def send_sync(
-        self,
-        rooms: Sequence[str],
-        message: WebSocketMessageBase,
-        *,
-        exclude: str | HasConnection | None = None,
-        idempotency_key: str | None = None,
-        robust: bool = True,
-    ) -> SendOutcome:
-        """`send` for sync code: at once, also inside a transaction."""
-
-    def join_sync(self, rooms: Sequence[str], websocket: HasConnection, *, reserved: bool = False) -> None:
-        """`join` for sync code in another thread than the connection's."""
-
-    def leave_sync(self, rooms: Sequence[str], websocket: HasConnection) -> None:
-        """`leave` for sync code in another thread than the connection's."""
-
-    def add_websocket_sync(self, websocket: HasConnection) -> None:
-        """`add_websocket` for sync code in another thread than the connection's."""
-
-    def remove_websocket_sync(self, websocket: HasConnection) -> None:
-        """`remove_websocket` for sync code in another thread than the connection's."""
 
 
 class ChannelLayerManager:
@@ -204,6 +119,27 @@ class ChannelLayerManager:
     def remove_websocket_sync(self, websocket: HasConnection) -> None:
         _run_beside("remove_websocket_sync", websocket, lambda: self.remove_websocket(websocket))
 
+    async def disconnect_user(self, user: Any, *, robust: bool = True) -> SendOutcome:
+        return await _give(kick_order(user), robust=robust)
+
+    async def remove_user(self, user: Any, room: str, *, robust: bool = True) -> SendOutcome:
+        return await _give(removal_order(user, room), robust=robust)
+
+    async def close_room(self, room: str, *, robust: bool = True) -> SendOutcome:
+        return await _give(close_order(room), robust=robust)
+
+    def disconnect_user_sync(self, user: Any, *, robust: bool = True) -> SendOutcome:
+        refuse_in_event_loop("disconnect_user_sync")
+        return background.run(lambda: self.disconnect_user(user, robust=robust))
+
+    def remove_user_sync(self, user: Any, room: str, *, robust: bool = True) -> SendOutcome:
+        refuse_in_event_loop("remove_user_sync")
+        return background.run(lambda: self.remove_user(user, room, robust=robust))
+
+    def close_room_sync(self, room: str, *, robust: bool = True) -> SendOutcome:
+        refuse_in_event_loop("close_room_sync")
+        return background.run(lambda: self.close_room(room, robust=robust))
+
     async def _send(self, message: dict[str, Any], *, robust: bool, once: str | None = None) -> SendOutcome:
         if not message["rooms"]:
             return SendOutcome.SENT
@@ -250,6 +186,16 @@ class ChannelLayerManager:
             if await self._send(message, robust=robust, once=once) is SendOutcome.FAILED:
                 outcome = SendOutcome.FAILED
         return outcome
+
+
+async def _give(order: Order, *, robust: bool) -> SendOutcome:
+    try:
+        await give(order)
+    except RoomsUnavailable:
+        if not robust:
+            raise
+        return SendOutcome.FAILED
+    return SendOutcome.SENT
 
 
 def check_message(message: WebSocketMessageBase) -> str:

@@ -73,6 +73,11 @@ class WebSocketMessageBase(BaseModel):
     #: Not kept, and dropped for a slow connection rather than closing it: a cursor's place, a progress bar.
     VOLATILE: ClassVar[bool] = False
 
+    @classmethod
+    def may_broadcast(cls, user: Any) -> bool:
+        """Whether this operator, who has the permission to send, may send this type from the admin: here, any."""
+        return True
+
     def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
         """Takes the class keyword; the class is complete, and entered, only when Pydantic's own hook runs."""
         super().__init_subclass__(**kwargs)

@@ -49,6 +49,9 @@ class Subscriptions:
         self._channel = channel
         self._rooms: dict[str, Room] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Rooms that somebody has entered or left since they were last asked for.
+        self._changed: set[str] = set()
+        self._change = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._rooms)
@@ -61,6 +64,26 @@ class Subscriptions:
         entry = self._rooms.get(room)
         return entry.members if entry is not None else {}
 
+    @property
+    def occupied(self) -> int:
+        """How many rooms have members in this process."""
+        return sum(1 for room in self._rooms.values() if room.members)
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether somebody has entered or left a room since `take_changed`."""
+        return bool(self._changed)
+
+    def take_changed(self) -> set[str]:
+        """The rooms that somebody has entered or left since this was last called."""
+        changed, self._changed = self._changed, set()
+        self._change.clear()
+        return changed
+
+    async def wait_changed(self) -> None:
+        """Return once somebody has entered or left a room since `take_changed`."""
+        await self._change.wait()
+
     def enter(self, connection: RoomSocket, room: str) -> None:
         """Put a connection into a room: it gets what arrives from now on. `settle` makes it arrive."""
         entry = self._rooms.get(room)
@@ -68,6 +91,7 @@ class Subscriptions:
             entry = self._rooms[room] = Room(room)
         entry.members[connection] = None
         connection.rooms.add(room)
+        self._note_change(room)
 
     def exit(self, connection: RoomSocket, room: str) -> None:
         """Take a connection out of a room; no error where it is not in."""
@@ -76,6 +100,7 @@ class Subscriptions:
         if entry is None or connection not in entry.members:
             return
         del entry.members[connection]
+        self._note_change(room)
         if not entry.members:
             task = asyncio.get_running_loop().create_task(self._leave(entry))
             self._tasks.add(task)
@@ -118,6 +143,10 @@ class Subscriptions:
         """Wait for the leaves under way."""
         while self._tasks:
             await asyncio.wait(tuple(self._tasks))
+
+    def _note_change(self, room: str) -> None:
+        self._changed.add(room)
+        self._change.set()
 
     async def _leave(self, room: Room) -> None:
         try:

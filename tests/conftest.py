@@ -15,7 +15,7 @@ from tests import live
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have Ctrl-C reach the servers that tests start: what runs in a shell's background ignores it, and so do children."""
+    """Have Ctrl-C reach the servers that tests start: a shell has its background ignore it, children included."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -30,7 +30,12 @@ def subscriptions(server: RedisServer) -> int:
 
 
 #: What scripts call, which Redis counts too, what a client says of itself, and what the test asks.
-UNCOUNTED = {"time", "hmget", "hset", "zscore", "zadd", "zremrangebyscore", "del", "client|setinfo", "ping", "info"}
+UNCOUNTED = {
+    *("time", "hmget", "hset", "zscore", "zadd", "zremrangebyscore", "del", "client|setinfo", "ping", "info"),
+    *("hget", "hlen", "hdel", "zrem", "zrange", "zrangebyscore", "zincrby", "pexpire"),
+}
+#: What the first record of the counts costs, once a process: a script not known yet, and what it calls.
+FIRST_RECORD = 3
 
 
 def commands(server: RedisServer) -> Counter[str]:
@@ -80,7 +85,7 @@ async def test_the_first_clients_at_once_cost_a_handful(own_redis: RedisServer) 
     before = commands(own_redis)
     async with clients(*["/rooms/lobby"] * 1_000):
         made = commands(own_redis) - before
-        assert 2 <= made.total() <= 10, made
+        assert 2 <= made.total() <= 10 + FIRST_RECORD, made
 
 
 async def settled(receiver: Client, url: str) -> None:

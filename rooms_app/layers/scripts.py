@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import NamedTuple
@@ -23,8 +23,9 @@ class Script(NamedTuple):
     sha: str
 
 
-def _load(name: str) -> Script:
-    text = files("rooms_app").joinpath("lua", f"{name}.lua").read_text()
+def _load(*names: str) -> Script:
+    """The script in these files, one after the other."""
+    text = "\n".join(files("rooms_app").joinpath("lua", f"{name}.lua").read_text() for name in names)
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -32,6 +33,11 @@ SEND = _load("send")
 TICK = _load("tick")
 SETTLE = _load("settle")
 REPLAY = _load("replay")
+LEASE = _load("reap", "lease")
+COUNTS = _load("reap", "counts")
+
+#: How long counts are kept when no process comes any more, in ms.
+_COUNTS_KEPT = 24 * 3600 * 1000
 
 
 class Call(NamedTuple):
@@ -69,6 +75,9 @@ class Calls:
         self._lifetime = lifetime
         self._clock = f"{prefix}:rooms:clock"
         self._lasts = f"{prefix}:rooms:lasts"
+        self._processes = f"{prefix}:rooms:processes"
+        self.totals = f"{prefix}:rooms:totals"
+        self._counts_of = f"{prefix}:rooms:counts:"
 
     def channel(self, group: str) -> str:
         """The Redis channel of a group: the same as on channels_redis's pub/sub layer."""
@@ -104,6 +113,21 @@ class Calls:
         for group, after in rooms:
             arguments += [group, after]
         return Call(REPLAY, keys, arguments)
+
+    def last_id(self, group: str) -> tuple[Argument, ...]:
+        """The command for the id of the last message of a group's history."""
+        return ("ZSCORE", self._lasts, group)
+
+    def lease(self, process: str, counts: Mapping[str, int], *, seconds: float, is_new: bool = False) -> Call:
+        """Renew a process's lease, and write the connections of these rooms; `is_new` forgets what was there."""
+        arguments: list[Argument] = [self._counts_of, process, int(seconds * 1000), _COUNTS_KEPT, int(is_new)]
+        for room, connections in counts.items():
+            arguments += [room, connections]
+        return Call(LEASE, [self._processes, self.totals], arguments)
+
+    def counts(self, rooms: Sequence[str], *, offset: int, limit: int) -> Call:
+        """How many connections these rooms have, and which rooms have most."""
+        return Call(COUNTS, [self._processes, self.totals], [self._counts_of, offset, limit, *rooms])
 
     def retained(self, group: str) -> str:
         """The hash of a group's retained messages."""

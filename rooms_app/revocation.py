@@ -1,0 +1,74 @@
+"""Tells every process's hub whom to close: users, rooms, ended sessions. At most once, and within a second."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from rooms_app.background import background
+from rooms_app.breaker import Breaker
+from rooms_app.exceptions import RoomsUnavailable
+from rooms_app.orders import Order
+from rooms_app.rooms import check_room, user_room
+from rooms_app.transport import channel_layer, group_send
+
+logger = logging.getLogger(__name__)
+
+#: Its own: a logout is not to wait for a Redis that is away, nor to count as a send.
+_breaker = Breaker(what="logouts and kicks")
+
+
+async def give(order: Order) -> None:
+    """Have every hub heed an order. Raises `RoomsUnavailable`, which means perhaps heeded."""
+    with _breaker.attempt():
+        await group_send(channel_layer(), order.message())
+
+
+def give_sync(order: Order) -> None:
+    """`give` for sync code."""
+    background.run(lambda: give(order))
+
+
+def kick_order(user: Any) -> Order:
+    """Close all connections of a user, with 4503."""
+    return Order(user=user_room(user))
+
+
+def removal_order(user: Any, room: str) -> Order:
+    """Take a user's connections out of a room; those that are in no other are closed with 4507."""
+    return Order(user=user_room(user), room=check_room(room))
+
+
+def close_order(room: str) -> Order:
+    """Close all connections in a room, with 4503."""
+    return Order(room=check_room(room))
+
+
+async def announce_session_ended(digest: str) -> None:
+    """Close the connections of a session, named by the digest of its key, with 4005. Never raises."""
+    await _try_to_give(Order(session=digest))
+
+
+def announce_session_ended_sync(digest: str) -> None:
+    """`announce_session_ended` for sync code."""
+    background.run(lambda: _try_to_give(Order(session=digest)))
+
+
+async def announce_user_changed(user: str) -> None:
+    """Close the connections of the user with this primary key that are signed in no more, with 4005. Never raises."""
+    await _try_to_give(Order(user=f"user-{user}", recheck=True))
+
+
+def announce_user_changed_sync(user: str) -> None:
+    """`announce_user_changed` for sync code."""
+    background.run(lambda: _try_to_give(Order(user=f"user-{user}", recheck=True)))
+
+
+async def _try_to_give(order: Order) -> None:
+    try:
+        await give(order)
+    except RoomsUnavailable as error:
+        # The next look at who is signed in finds it out.
+        logger.debug("an order was not given error=%r", error)
+    except Exception:
+        logger.exception("an order was not given")

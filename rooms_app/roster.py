@@ -1,0 +1,62 @@
+"""Whose connections a hub has: by user, and by the session that they are signed in with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from rooms_app.connection import RoomSocket
+from rooms_app.sign_ins import SignIn, session_digest
+
+
+class Roster:
+    """The signed-in connections of one hub."""
+
+    def __init__(self) -> None:
+        #: By the user's own room, whether they are in it or not.
+        self._by_user: dict[str, dict[RoomSocket, None]] = {}
+        #: By the digest of the session's key.
+        self._by_session: dict[str, dict[RoomSocket, None]] = {}
+        self._sign_ins: dict[RoomSocket, SignIn] = {}
+
+    def add(self, connection: RoomSocket) -> None:
+        """Note who it is, if it is somebody."""
+        room = connection.user_room
+        if room is None:
+            return
+        self._by_user.setdefault(room, {})[connection] = None
+        sign_in = SignIn.of(connection.scope)
+        if sign_in is not None:
+            self._sign_ins[connection] = sign_in
+            if sign_in.session_key is not None:
+                self._by_session.setdefault(session_digest(sign_in.session_key), {})[connection] = None
+
+    def remove(self, connection: RoomSocket) -> None:
+        """Forget it; no error where it is not known."""
+        sign_in = self._sign_ins.pop(connection, None)
+        if sign_in is not None and sign_in.session_key is not None:
+            _drop(self._by_session, session_digest(sign_in.session_key), connection)
+        if connection.user_room is not None:
+            _drop(self._by_user, connection.user_room, connection)
+
+    def of_user(self, room: str) -> list[RoomSocket]:
+        """The connections of the user with this room."""
+        return list(self._by_user.get(room, ()))
+
+    def of_session(self, digest: str) -> list[RoomSocket]:
+        """The connections that are signed in with the session of this digest."""
+        return list(self._by_session.get(digest, ()))
+
+    def sign_ins(self, connections: Collection[RoomSocket] | None = None) -> dict[SignIn, list[RoomSocket]]:
+        """How these connections, or all, are signed in."""
+        found: dict[SignIn, list[RoomSocket]] = {}
+        for connection in tuple(self._sign_ins) if connections is None else connections:
+            if connection in self._sign_ins:
+                found.setdefault(self._sign_ins[connection], []).append(connection)
+        return found
+
+
+def _drop(index: dict[str, dict[RoomSocket, None]], key: str, connection: RoomSocket) -> None:
+    connections = index.get(key, {})
+    connections.pop(connection, None)
+    if not connections:
+        index.pop(key, None)

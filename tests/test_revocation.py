@@ -1,0 +1,235 @@
+"""Kicks, closed rooms, and the ends of sign-ins: in every process, and no one else's connections."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import websockets
+from django.contrib.auth.models import User
+from websockets.asyncio.client import ClientConnection
+
+from rooms_app import RoomConsumer, SendOutcome, use_ws_manager
+from rooms_app.orders import Order
+from rooms_app.reports import connections_of
+from rooms_app.transport import channel_layer, group_send
+from tests.app.messages import Note
+from tests.clients import Client, client, the_hub
+from tests.live import DemoServers, demo_servers
+from tests.waiting import until
+
+ANN, BOB = User(pk=7, username="ann"), User(pk=8, username="bob")
+
+
+class Rooms(RoomConsumer):
+    """Lets everybody in."""
+
+    async def get_rooms(self) -> list[str]:
+        return list(self.kwargs["rooms"])
+
+    async def can_join(self, room: str) -> bool:
+        return True
+
+
+@contextlib.asynccontextmanager
+async def connected(*members: tuple[User, list[str]]) -> AsyncIterator[list[Client]]:
+    """A client for each user, in these rooms."""
+    opened = []
+    try:
+        for user, rooms in members:
+            one = client("/", application=_as(user, rooms))
+            await one.open()
+            opened.append(one)
+        yield opened
+    finally:
+        await asyncio.gather(*(each.disconnect(timeout=10) for each in opened))
+
+
+def _as(user: User, rooms: list[str]) -> Any:
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        route = {"args": (), "kwargs": {"rooms": rooms}}
+        await Rooms.as_asgi()({**scope, "user": user, "url_route": route}, receive, send)
+
+    return application
+
+
+@pytest.mark.usefixtures("layer")
+class TestInProcess:
+    """On each channel layer."""
+
+    async def test_a_kicked_user_is_out_with_every_tab(self) -> None:
+        """With 4503, which tells clients not to come back; nobody else is."""
+        async with connected((ANN, ["a"]), (ANN, ["b"]), (BOB, ["a"])) as (first, second, bob):
+            assert await use_ws_manager().disconnect_user(ANN) is SendOutcome.SENT
+            assert [await first.closed(), await second.closed()] == [4503, 4503]
+            await Note(number=1).send("a")
+            assert await bob.numbers(1) == [1]
+
+    async def test_who_is_removed_from_a_room_keeps_the_others(self) -> None:
+        """And who had no other is closed with 4507."""
+        async with connected((ANN, ["a", "b"]), (ANN, ["a"]), (BOB, ["a"])) as (both, only, bob):
+            await use_ws_manager().remove_user(ANN, "a")
+            assert await only.closed() == 4507
+            await until(lambda: len(the_hub().subscriptions.members("a")) == 1, what="ann to be out of a")
+            await Note(number=1).send("a")
+            await Note(number=2).send("b")
+            assert (await both.numbers(1), await bob.numbers(1)) == ([2], [1])
+
+    async def test_a_closed_room_closes_all_in_it(self) -> None:
+        async with connected((ANN, ["a", "b"]), (BOB, ["b"])) as (in_a, in_b):
+            await use_ws_manager().close_room("a")
+            assert await in_a.closed() == 4503
+            assert await in_b.silent()
+
+    async def test_orders_that_can_t_be_read_do_nothing(self) -> None:
+        """Anyone may `group_send`."""
+        async with connected((ANN, ["a"])) as (ann,):
+            for malformed in (7, {}, {"user": 7}, {"room": ["a"]}, {"session": 1, "user": "user-7"}):
+                await group_send(channel_layer(), {**Order(room="a").message(), "order": malformed})
+            await Note(number=1).send("a")
+            assert await ann.numbers(1) == [1]
+
+    async def test_a_users_connections_are_told(self) -> None:
+        """With the rooms they are in; of nobody else."""
+        async with connected((ANN, ["a"]), (ANN, ["b", "c"]), (BOB, ["a"])):
+            first, second = await connections_of(ANN)
+            assert (list(first.rooms), list(second.rooms)) == (["a", "user-7"], ["b", "c", "user-7"])
+            assert (first.process, first.since <= second.since) == (second.process, True)
+
+    async def test_nobody_is_told_of_who_is_away(self) -> None:
+        async with connected((BOB, ["a"])):
+            assert await connections_of(ANN) == []
+        assert await connections_of(ANN) == []
+
+
+class Device:
+    """One browser of a user: its session on one process, and its WebSocket on another."""
+
+    def __init__(self, demo: DemoServers, http: httpx.AsyncClient) -> None:
+        self._demo = demo
+        self._http = http
+
+    @classmethod
+    async def sign_in(cls, demo: DemoServers, username: str) -> Device:
+        http = httpx.AsyncClient(base_url=demo.urls[0])
+        page = await http.get("/admin/login/")
+        form = {"username": username, "password": "pw", "csrfmiddlewaretoken": page.cookies["csrftoken"]}
+        answer = await http.post("/admin/login/?next=/", data=form, headers={"Referer": demo.urls[0]})
+        assert answer.status_code == 302, answer.text
+        return cls(demo, http)
+
+    async def open(self, process: int) -> ClientConnection:
+        cookie = f"sessionid={self._http.cookies['sessionid']}"
+        socket = await websockets.connect(
+            f"{self._demo.ws_urls[process]}/ws/lobby", additional_headers={"Cookie": cookie}
+        )
+        return socket
+
+    async def sign_out(self) -> None:
+        token = self._http.cookies["csrftoken"]
+        answer = await self._http.post("/admin/logout/", data={"csrfmiddlewaretoken": token})
+        assert answer.status_code == 200, answer.text
+
+    async def end(self) -> None:
+        await self._http.aclose()
+
+    @property
+    def session(self) -> str:
+        return str(self._http.cookies["sessionid"])
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServers]:
+    """Two processes, and staff who may sign in to the admin."""
+    with demo_servers("daphne", "uvicorn", directory=tmp_path_factory.mktemp("revocation")) as servers:
+        lines = ["from django.contrib.auth.models import User"]
+        names = ("ann", "bob", "cay", "dot", "eve")
+        lines += [f"User.objects.create_user({name!r}, password='pw', is_staff=True)" for name in names]
+        servers.manage("shell", "-c", "\n".join(lines))
+        yield servers
+
+
+async def code(socket: ClientConnection, *, within: float) -> int:
+    """The code that it is closed with."""
+    await asyncio.wait_for(socket.wait_closed(), within)
+    assert socket.close_code is not None
+    return socket.close_code
+
+
+async def is_heard(demo: DemoServers, *sockets: ClientConnection) -> None:
+    """What is said reaches these."""
+    content = f"at {time.monotonic()}"
+    async with httpx.AsyncClient() as http:
+        await http.post(f"{demo.urls[0]}/chat/lobby/message", json={"content": content})
+    for socket in sockets:
+        while json.loads(await asyncio.wait_for(socket.recv(), 5))["message"]["content"] != content:
+            pass
+
+
+async def test_a_logout_ends_that_session_elsewhere_and_no_other(demo: DemoServers) -> None:
+    """On the other process within a second; the user's other device goes on."""
+    phone, laptop = await Device.sign_in(demo, "ann"), await Device.sign_in(demo, "ann")
+    sockets = [await phone.open(0), await phone.open(1), await laptop.open(1)]
+    await phone.sign_out()
+    assert [await code(socket, within=1) for socket in sockets[:2]] == [4005, 4005]
+    await is_heard(demo, sockets[2])
+    await sockets[2].close()
+    for device in (phone, laptop):
+        await device.end()
+
+
+@pytest.mark.parametrize("change", ["is_active = False", "set_password('other')"])
+async def test_a_user_who_is_saved_otherwise_is_out_within_a_second(demo: DemoServers, change: str) -> None:
+    """Whether inactive or with a new password; another user is not."""
+    ann, bob = await Device.sign_in(demo, "eve"), await Device.sign_in(demo, "bob")
+    sockets = [await ann.open(0), await ann.open(1), await bob.open(1)]
+    code_of_change = f"from django.contrib.auth.models import User; u = User.objects.get(username='eve'); u.{change}; "
+    # What is timed is the time from the commit on: the command takes longer than that.
+    await asyncio.to_thread(demo.manage, "shell", "-c", code_of_change + "u.save()")
+    assert [await code(socket, within=1) for socket in sockets[:2]] == [4005, 4005]
+    await is_heard(demo, sockets[2])
+    await asyncio.to_thread(
+        demo.manage,
+        *("shell", "-c"),
+        code_of_change.partition(" u.")[0] + " u.is_active = True; u.set_password('pw'); u.save()",
+    )
+    await sockets[2].close()
+    for device in (ann, bob):
+        await device.end()
+
+
+async def test_what_sends_no_signal_is_found_within_20_seconds(demo: DemoServers) -> None:
+    """A deleted session row, and `queryset.update(is_active=False)`."""
+    cay, dot, bob = [await Device.sign_in(demo, name) for name in ("cay", "dot", "bob")]
+    ended = [await cay.open(0), await cay.open(1), await dot.open(0), await dot.open(1)]
+    stays = await bob.open(1)
+    lines = [
+        "from django.contrib.auth.models import User",
+        "from django.contrib.sessions.models import Session",
+        f"Session.objects.filter(pk={cay.session!r}).delete()",
+        "User.objects.filter(username='dot').update(is_active=False)",
+    ]
+    await asyncio.to_thread(demo.manage, "shell", "-c", "\n".join(lines))
+    assert await asyncio.gather(*(code(socket, within=20) for socket in ended)) == [4005] * 4
+    await is_heard(demo, stays)
+    await stays.close()
+    for device in (cay, dot, bob):
+        await device.end()
+
+
+async def test_a_kick_reaches_both_processes_within_a_second(demo: DemoServers) -> None:
+    """From a process that has no connections, as a command is."""
+    bob = await Device.sign_in(demo, "bob")
+    sockets = [await bob.open(0), await bob.open(1)]
+    kick = (
+        "from rooms_app import use_ws_manager; use_ws_manager().disconnect_user_sync(User.objects.get(username='bob'))"
+    )
+    await asyncio.to_thread(demo.manage, "shell", "-c", f"from django.contrib.auth.models import User; {kick}")
+    assert [await code(socket, within=1) for socket in sockets] == [4503, 4503]
+    await bob.end()
