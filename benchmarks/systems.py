@@ -21,7 +21,7 @@ from rooms_app.embedded import find_server
 #: What a Redis does for us, and what the receivers' and senders' clients say when they connect, is not counted.
 _OWN_COMMANDS = re.compile(r"info|ping|hello|config|client|pubsub|select|command")
 #: What the scripts of the layer with history do within their one call.
-_WITHIN_SCRIPTS = re.compile(r"time|hset|hmget|z[a-z]+|x[a-z]+|get|set|del|pexpire|publish|script")
+_WITHIN_SCRIPTS = re.compile(r"time|hset|hget|hlen|hdel|hmget|z[a-z]+|x[a-z]+|get|set|del|pexpire|publish|script")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,7 +154,7 @@ class TestReport:
             {"redis_commands": 9},
             {"subscriptions": 500},
             {"subscriptions": 3},
-            {"connect_commands": 11},
+            {"connect_commands": 14},
         ],
     )
     def test_a_wrong_count_is(self, changes: dict[str, int]) -> None:

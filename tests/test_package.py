@@ -27,7 +27,10 @@ from django.conf import settings
 import rooms_app
 settings.configure(
     SECRET_KEY="only-for-tests",
-    INSTALLED_APPS=["rooms_app", "django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions"],
+    INSTALLED_APPS=[
+        "rooms_app",
+        *(f"django.contrib.{name}" for name in ("admin", "auth", "contenttypes", "messages", "sessions")),
+    ],
 )
 django.setup()
 for module in pkgutil.walk_packages(rooms_app.__path__, "rooms_app."):
