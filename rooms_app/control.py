@@ -16,8 +16,8 @@ from rooms_app.closing import CloseCode
 from rooms_app.conf import rooms_settings
 from rooms_app.connection import RoomSocket, process_id
 from rooms_app.orders import REPORT, ConnectionReport, Order
-from rooms_app.roster import Roster
 from rooms_app.rooms import EVERYONE, is_reserved
+from rooms_app.roster import Roster
 from rooms_app.sign_ins import ended
 from rooms_app.subscriptions import Subscriptions
 

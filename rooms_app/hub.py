@@ -22,7 +22,7 @@ from rooms_app.exceptions import ConnectionClosed, RoomsUnavailable, explain
 from rooms_app.feeds import Feed, Item, open_feed
 from rooms_app.ledger import ledger_for
 from rooms_app.outflow import Outflow
-from rooms_app.rooms import EVERYONE, group_name
+from rooms_app.rooms import EVERYONE
 from rooms_app.roster import Roster
 from rooms_app.servers import Batch, before_shutdown
 from rooms_app.subscriptions import Subscriptions

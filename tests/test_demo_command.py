@@ -196,7 +196,8 @@ def test_a_killed_demo_leaves_no_process(checkout: Path, ports: list[str], famil
     """Within 2 s of SIGKILL the servers and the bundled Redis are gone, and a new demo starts at once."""
     demo = family.start(checkout, "demo", "--ports", *ports)
     demo.wait_for(READY)
-    assert len(children_of(demo.process.pid)) == 3
+    # The two servers, the bundled Redis and the scheduler.
+    assert len(children_of(demo.process.pid)) == 4
     demo.process.kill()
     wait_until(lambda: family.left() == [], timeout=2, what="the end of all children")
     again = family.start(checkout, "demo", "--ports", *ports)

@@ -109,6 +109,7 @@ class Command(BaseCommand):
         stack.callback(children.stop)
         for port in ports:
             _start_server(children, server, host, port)
+        _start(children, "scheduler", [sys.executable, "manage.py", "rooms_scheduler"])
         deadline = time.monotonic() + START_TIMEOUT
         for port in ports:
             with self._step(f"Starting {_name(server, port)}"):
@@ -252,14 +253,16 @@ def _name(server: str, port: int) -> str:
     return f"{server} on port {port}"
 
 
+def _start(children: Children, name: str, command: list[str], **environment: str) -> None:
+    variables = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
+    children.start(name, command, cwd=settings.BASE_DIR, env=variables)
+
+
 def _start_server(children: Children, server: str, host: str, port: int) -> None:
     environment = {
-        **os.environ,
-        "PYTHONUNBUFFERED": "1",
         "DJANGO_ALLOWED_HOSTS": ",".join({*settings.ALLOWED_HOSTS, _in_url(_reachable(host))}),
     }
-    command = _command(server, host, port)
-    children.start(_name(server, port), command, cwd=settings.BASE_DIR, env=environment)
+    _start(children, _name(server, port), _command(server, host, port), **environment)
 
 
 def _await_server(children: Children, server: str, host: str, port: int, *, deadline: float) -> None:

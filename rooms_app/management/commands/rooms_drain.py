@@ -4,40 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import math
 from argparse import ArgumentTypeError
 from dataclasses import asdict, replace
 from typing import Any
 
-from channels.layers import InMemoryChannelLayer
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandParser
 
-from rooms_app.advice import advice
 from rooms_app.cancelling import within
 from rooms_app.conf import rooms_settings
 from rooms_app.drain import Drained, DrainOrder, is_process_id
-from rooms_app.exceptions import RoomsConfigurationError, explain
-from rooms_app.transport import channel_layer, group_send
+from rooms_app.management.base import RoomsCommand, layer_errors, seconds, shared_layer
+from rooms_app.transport import group_send
 
 #: How long answers are waited for, in seconds.
 _PATIENCE = 2.0
 
 
-class Command(BaseCommand):
+class Command(RoomsCommand):
     """Gives the order, and shows which processes heed it."""
 
     help = (
         "Drains server processes before a restart: each closes its connections with 1012, spread evenly over "
         "some seconds, and takes no new ones until it ends."
     )
-    # Draining must not depend on the health of anything but the channel layer.
-    requires_system_checks = ()
-
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        """The parser, with an example at the end of its help."""
-        example = f"Example: python manage.py {subcommand} --process 4711-8f3a2c --window 30"
-        return super().create_parser(prog_name, subcommand, epilog=example, **kwargs)
+    example = "--process 4711-8f3a2c --window 30"
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
@@ -48,24 +38,20 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--window",
-            type=_seconds,
+            type=seconds,
             metavar="SECONDS",
             help='over how long it closes its connections (ROOMS["drain_window"])',
         )
-        parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object")
+        self.add_json_argument(parser)
 
     def handle(self, *args: Any, process: str | None, window: float | None, as_json: bool, **options: Any) -> None:
         """Give the order, and print who heeds it; `CommandError` if the channel layer does not take it."""
         order = DrainOrder(process=process, window=rooms_settings().drain_window if window is None else window)
-        try:
+        with layer_errors():
             answers = asyncio.run(_give(order))
-        except RoomsConfigurationError as error:
-            raise CommandError(str(error)) from error
-        except Exception as error:
-            raise CommandError(f"The channel layer does not answer: {explain(error)}.{advice()}") from error
         if as_json:
             answer = {"window": order.window, "processes": [asdict(drained) for drained in answers]}
-            self.stdout.write(json.dumps(answer))
+            self.write_json(answer)
             return
         for drained in answers:
             self.stdout.write(
@@ -79,9 +65,7 @@ class Command(BaseCommand):
 
 async def _give(order: DrainOrder) -> list[Drained]:
     """The answers to the order, one for each process."""
-    layer = channel_layer()
-    if isinstance(layer, InMemoryChannelLayer):
-        raise RoomsConfigurationError("The in-memory channel layer reaches no other process: drain needs Redis.")
+    layer = shared_layer("drain")
     async with within(rooms_settings().send_timeout):
         channel = await layer.new_channel()
     await group_send(layer, replace(order, reply_to=channel).message())
@@ -100,13 +84,3 @@ def _process_id(text: str) -> str:
     if not is_process_id(text):
         raise ArgumentTypeError(f"{text!r} is no process id: /health/live shows one such as 4711-8f3a2c")
     return text
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise ArgumentTypeError(f"{text!r} is no number of seconds")
-    return seconds

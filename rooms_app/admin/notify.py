@@ -1,0 +1,57 @@
+"""An admin action for a team's own models: write to the rooms of the selected objects."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+from urllib.parse import urlencode
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+
+from rooms_app.admin.permission import may_send
+from rooms_app.models import Broadcast
+from rooms_app.registry import WebSocketMessageBase
+from rooms_app.rooms import check_rooms
+
+# In the session: room names may be long, and many; a URL may not.
+_SESSION_KEY = "rooms_app.notify"
+
+
+class NotifyRoomsMixin:
+    """Give a `ModelAdmin` the action "Notify the selected objects' rooms"; `get_rooms` says which those are."""
+
+    #: The message class to send; None to choose one.
+    notify_message: ClassVar[type[WebSocketMessageBase] | None] = None
+
+    def get_rooms(self, obj: Any) -> list[str]:
+        """The rooms of an object. Each subclass says so."""
+        raise NotImplementedError(f"{type(self).__name__} needs get_rooms(obj), which returns room names.")
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        """The admin's actions, and ours for those who may send."""
+        actions: dict[str, Any] = super().get_actions(request)  # type: ignore[misc]
+        if may_send(request):
+            actions["notify_rooms"] = (notify_rooms, "notify_rooms", notify_rooms.short_description)  # type: ignore[attr-defined]
+        return actions
+
+
+@admin.action(description="Notify the selected objects' rooms")
+def notify_rooms(model_admin: Any, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+    """Lead to the form of a broadcast with the rooms filled in."""
+    rooms = check_rooms(room for obj in queryset for room in model_admin.get_rooms(obj))
+    if not rooms:
+        messages.warning(request, "The selected objects have no rooms.")
+        return None
+    request.session[_SESSION_KEY] = rooms
+    message = model_admin.notify_message
+    query = {"notify": "1"} if message is None else {"type": message.MESSAGE_ID, "notify": "1"}
+    url = reverse("admin:rooms_app_broadcast_add", current_app=model_admin.admin_site.name)
+    return HttpResponseRedirect(f"{url}?{urlencode(query)}")
+
+
+def take_rooms(request: HttpRequest) -> dict[str, Any]:
+    """What the form starts with: the rooms that the action has left, where it led here."""
+    rooms = request.session.get(_SESSION_KEY) if "notify" in request.GET else None
+    return {"audience": Broadcast.Audience.ROOMS, "rooms": rooms} if rooms else {}

@@ -1,0 +1,276 @@
+"""Broadcasts from the admin: each is sent once, by whoever changes its state first.
+
+Every change of state is one UPDATE that names the state before it, so that of two operators, or of any number of
+schedulers, one wins. Who claims a broadcast has a minute, renewed as it goes on; then it counts as dead.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.auth import get_user_model
+from django.core.exceptions import FieldDoesNotExist
+from django.db import Error as DatabaseError
+from django.db import router, transaction
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+from pydantic import ValidationError
+
+from rooms_app.context import use_ws_manager
+from rooms_app.counts import count_connections_sync
+from rooms_app.exceptions import RoomsError, RoomsUnavailable, explain
+from rooms_app.models import AuditEntry, Broadcast
+from rooms_app.registry import WebSocketMessageBase, registry
+from rooms_app.rooms import EVERYONE, user_room
+
+logger = logging.getLogger(__name__)
+
+State = Broadcast.State
+
+#: What can still be changed, and what can be sent.
+EDITABLE = (State.DRAFT, State.SCHEDULED)
+SENDABLE = (State.DRAFT, State.SCHEDULED, State.FAILED)
+
+#: How many users' rooms go into one send.
+USERS_PER_SEND = 200
+
+_CLAIM = timedelta(seconds=60)
+#: Seconds until a scheduled one that failed is tried again; spread, so that schedulers don't come all at once.
+_RETRY = (1.0, 5.0)
+
+
+def payload_of(message: WebSocketMessageBase) -> Any:
+    """A message's fields as JSON values, as `Broadcast.payload` keeps them."""
+    return json.loads(message.model_dump_json(round_trip=True))
+
+
+def message_of(broadcast: Broadcast) -> WebSocketMessageBase:
+    """The message that a broadcast holds. Raises `RoomsError` where its class is gone, or takes it no longer."""
+    message_type = registry.get(broadcast.message_type)
+    try:
+        return message_type.model_validate_json(json.dumps(broadcast.payload), by_alias=True, by_name=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the message"
+        raise RoomsError(
+            f"{broadcast.message_type} has changed, and no longer fits: {place}: {first['msg']}."
+        ) from error
+
+
+def target_of(broadcast: Broadcast) -> str:
+    """What an audit entry calls it."""
+    return f"broadcast {broadcast.pk}"
+
+
+# Whom it goes to.
+
+
+def users_of(broadcast: Broadcast) -> QuerySet[Any]:
+    """The active users of a broadcast, by choice and by query, ordered by primary key."""
+    model = get_user_model()
+    wanted = Q(pk__in=broadcast.users.values("pk"))
+    if broadcast.user_query.strip():
+        found = _search(broadcast.user_query, broadcast.sent_by or broadcast.created_by)
+        wanted |= Q(pk__in=found.order_by().values("pk"))
+    users = model._default_manager.filter(wanted)
+    try:
+        model._meta.get_field("is_active")
+    except FieldDoesNotExist:
+        # A user model may do without: then it is a plain attribute, and always true.
+        return users.order_by("pk")
+    return users.filter(is_active=True).order_by("pk")
+
+
+def _search(text: str, operator: Any) -> QuerySet[Any]:
+    """Whom the project's own user admin finds; without one, or without search fields, by part of the name."""
+    model = get_user_model()
+    request = HttpRequest()
+    request.user = operator
+    if admin.site.is_registered(model):
+        user_admin = admin.site.get_model_admin(model)
+        if user_admin.get_search_fields(request):
+            found, _ = user_admin.get_search_results(request, user_admin.get_queryset(request), text)
+            return found
+    return model._default_manager.filter(**{f"{model.USERNAME_FIELD}__icontains": text.strip()})
+
+
+def room_parts(broadcast: Broadcast) -> Iterator[list[str]]:
+    """The rooms of a broadcast, in parts of which each is one send."""
+    match broadcast.audience:
+        case Broadcast.Audience.EVERYONE:
+            yield [EVERYONE]
+        case Broadcast.Audience.ROOMS:
+            yield list(broadcast.rooms)
+        case _:
+            users = users_of(broadcast).only("pk").iterator(chunk_size=USERS_PER_SEND)
+            while part := [user_room(user) for user in islice(users, USERS_PER_SEND)]:
+                yield part
+
+
+def reach_of(parts: Iterable[list[str]]) -> int | None:
+    """How many connections are in these rooms now, one in two rooms counted twice; None where Redis does not say."""
+    try:
+        return sum(sum(count_connections_sync(part).values()) for part in parts)
+    except RoomsError:
+        return None
+
+
+# What becomes of it.
+
+
+def send_now(broadcast_pk: Any, user: Any) -> bool:
+    """Send a broadcast once the transaction commits, or at once without one; False where someone else was first."""
+    now = timezone.now()
+    until = now + _CLAIM
+    mine = Broadcast.objects.filter(pk=broadcast_pk, state__in=SENDABLE)
+    if not mine.update(state=State.SENDING, claimed_until=until, sent_by=user, error=""):
+        return False
+    # After the commit: a row that is rolled back must not have been sent, and Redis is no reason to hold a lock.
+    transaction.on_commit(lambda: _deliver_after_commit(broadcast_pk, until), using=router.db_for_write(Broadcast))
+    return True
+
+
+def schedule(broadcast_pk: Any, user: Any) -> bool:
+    """Have the scheduler send a draft at its `send_at`; False where it has none, or is no draft any more."""
+    draft = Broadcast.objects.filter(pk=broadcast_pk, state=State.DRAFT, send_at__isnull=False)
+    return _change(draft, user, "scheduled", state=State.SCHEDULED, sent_by=user, claimed_until=None, error="")
+
+
+def cancel(broadcast_pk: Any, user: Any) -> bool:
+    """Never send what has not been sent yet; False where it has, or is on its way."""
+    waiting = Broadcast.objects.filter(pk=broadcast_pk, state__in=SENDABLE)
+    return _change(waiting, user, "cancelled", state=State.CANCELLED, claimed_until=None)
+
+
+def send_due() -> int:
+    """Send what is due, one at a time, each claimed first; how many went out.
+
+    Also what a process that died was sending. Where Redis is away it ends: what was scheduled stays so, and is
+    tried again a little later.
+    """
+    sent = 0
+    while claim := _claim_due():
+        broadcast_pk, until = claim
+        outcome = _deliver(broadcast_pk, until, retries=True)
+        if outcome is None:
+            break
+        sent += outcome
+    return sent
+
+
+def _change(broadcasts: QuerySet[Broadcast], user: Any, action: str, **values: Any) -> bool:
+    """Compare and set, with its audit entry, for a query that names one broadcast and the states it may be in."""
+    with transaction.atomic(using=router.db_for_write(Broadcast)):
+        broadcast = broadcasts.first()
+        if broadcast is None or not broadcasts.update(**values):
+            return False
+        AuditEntry.record(user, action, target_of(broadcast))
+        return True
+
+
+def _claim_due() -> tuple[Any, datetime] | None:
+    """The next broadcast that is due, now ours, and until when."""
+    now = timezone.now()
+    is_due = Q(state=State.SCHEDULED, send_at__lte=now) & (Q(claimed_until=None) | Q(claimed_until__lte=now))
+    is_orphaned = Q(state=State.SENDING, claimed_until__lte=now)
+    due = Broadcast.objects.filter(is_due | is_orphaned)
+    until = now + _CLAIM
+    while (broadcast_pk := due.order_by("send_at", "created_at").values_list("pk", flat=True).first()) is not None:
+        if due.filter(pk=broadcast_pk).update(state=State.SENDING, claimed_until=until):
+            return broadcast_pk, until
+        # Another scheduler was first: what is next?
+    return None
+
+
+def _deliver_after_commit(broadcast_pk: Any, until: datetime) -> None:
+    try:
+        _deliver(broadcast_pk, until, retries=False)
+    except DatabaseError:
+        # The commit hooks after us are to run. The claim runs out, and a scheduler sends it with the same key.
+        logger.exception("the outcome of a broadcast could not be stored broadcast=%s", broadcast_pk)
+
+
+def _deliver(broadcast_pk: Any, until: datetime, *, retries: bool) -> bool | None:
+    """Send a claimed broadcast, and note what became of it: whether it went out, None where Redis is away."""
+    broadcast = Broadcast.objects.select_related("sent_by", "created_by").get(pk=broadcast_pk)
+    claim = _Claim(broadcast, until)
+    try:
+        reached = _send(broadcast, claim)
+    except RoomsUnavailable as error:
+        if retries and broadcast.send_at is not None:
+            later = timezone.now() + timedelta(seconds=random.uniform(*_RETRY))
+            claim.finish(State.SCHEDULED, "", error=str(error), claimed_until=later)
+        else:
+            claim.finish(State.FAILED, "failed", error=str(error))
+        return None
+    except RoomsError as error:
+        claim.finish(State.FAILED, "failed", error=str(error))
+        return False
+    except _ClaimLostError:
+        return False
+    except DatabaseError:
+        raise
+    except Exception as error:
+        # A team's own code, such as its user admin's search. Left to run out, the claim would be taken up for ever.
+        logger.exception("a broadcast could not be sent broadcast=%s", broadcast_pk)
+        claim.finish(State.FAILED, "failed", error=explain(error))
+        return False
+    claim.finish(State.SENT, "sent", error="", sent_at=timezone.now(), reached=reached)
+    return True
+
+
+def _send(broadcast: Broadcast, claim: _Claim) -> int | None:
+    """Send all parts; how many connections there were to reach, None where Redis does not say."""
+    message = message_of(broadcast)
+    manager = use_ws_manager()
+    reached: int | None = 0
+    for number, rooms in enumerate(room_parts(broadcast)):
+        claim.renew()
+        key = f"broadcast:{broadcast.pk}" + (f":{number}" if number else "")
+        manager.send_sync(rooms, message, idempotency_key=key, robust=False)
+        part = reach_of([rooms])
+        reached = None if reached is None or part is None else reached + part
+    return reached
+
+
+class _ClaimLostError(Exception):
+    """We took too long, and someone else sends it now."""
+
+
+class _Claim:
+    """That one process sends one broadcast, until a time that moves on with it."""
+
+    def __init__(self, broadcast: Broadcast, until: datetime) -> None:
+        self._broadcast = broadcast
+        self._until = until
+
+    def renew(self) -> None:
+        """Have a whole claim's time again, if half of it has passed. Raises `_ClaimLostError`."""
+        now = timezone.now()
+        if self._until - now < _CLAIM / 2:
+            self._compare_and_set(claimed_until=now + _CLAIM)
+            self._until = now + _CLAIM
+
+    def finish(self, state: State, action: str, *, claimed_until: datetime | None = None, **values: Any) -> None:
+        """Note the outcome, unless someone else has taken over; an action leaves an audit entry."""
+        with transaction.atomic(using=router.db_for_write(Broadcast)):
+            try:
+                self._compare_and_set(state=state, claimed_until=claimed_until, **values)
+            except _ClaimLostError:
+                return
+            if action:
+                details = {name: values[name] for name in ("error", "reached") if values.get(name) not in ("", None)}
+                AuditEntry.record(self._broadcast.sent_by, action, target_of(self._broadcast), **details)
+
+    def _compare_and_set(self, **values: Any) -> None:
+        ours = Broadcast.objects.filter(pk=self._broadcast.pk, state=State.SENDING, claimed_until=self._until)
+        if not ours.update(**values):
+            raise _ClaimLostError

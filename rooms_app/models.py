@@ -1,0 +1,96 @@
+"""What is stored: broadcasts that operators compose, and what operators did."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.db import models
+from django.utils import timezone
+
+from rooms_app.registry import MAX_ID_LENGTH
+
+# Not AUTH_USER_MODEL's name: only conf.py reads the settings.
+User = get_user_model()
+
+
+class Broadcast(models.Model):
+    """A message that an operator sends, now or later, to everyone, to rooms or to users.
+
+    Its state only changes by compare-and-set: see `rooms_app.broadcasts`.
+    """
+
+    class Audience(models.TextChoices):
+        """Whom it goes to."""
+
+        EVERYONE = "everyone", "Everyone"
+        ROOMS = "rooms", "Rooms"
+        USERS = "users", "Users"
+
+    class State(models.TextChoices):
+        """Where it is between an idea and a client."""
+
+        DRAFT = "draft", "Draft"
+        SCHEDULED = "scheduled", "Scheduled"
+        SENDING = "sending", "Sending"
+        SENT = "sent", "Sent"
+        FAILED = "failed", "Failed"
+        CANCELLED = "cancelled", "Cancelled"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    #: The MESSAGE_ID of a message class …
+    message_type = models.CharField(max_length=MAX_ID_LENGTH)
+    #: … and what its fields hold, as JSON.
+    payload = models.JSONField(default=dict)
+    audience = models.CharField(max_length=10, choices=Audience.choices, default=Audience.EVERYONE)
+    rooms = models.JSONField(default=list, blank=True)
+    users = models.ManyToManyField(User, blank=True, related_name="+", verbose_name="users by choice")
+    #: Looked up when it is sent, by the search of the project's own user admin.
+    user_query = models.CharField("users by query", max_length=255, blank=True)
+    send_at = models.DateTimeField(null=True, blank=True)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.DRAFT)
+    created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now)
+    #: Who pressed the button, also where it was "Schedule".
+    sent_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    sent_at = models.DateTimeField(null=True)
+    #: How many connections there were to reach at that moment; null when unknown.
+    reached = models.PositiveBigIntegerField(null=True)
+    error = models.TextField(blank=True)
+    #: While sending: when the sender counts as dead. While scheduled: not before then, after a failure.
+    claimed_until = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        permissions = [("send_broadcast", "Can send messages to users")]
+        indexes = [models.Index(fields=["state", "send_at"], name="rooms_broadcast_due")]
+
+    def __str__(self) -> str:
+        return f"{self.message_type} to {self.get_audience_display().lower()}"
+
+
+class AuditEntry(models.Model):
+    """What an operator did. Written once, never changed."""
+
+    id = models.BigAutoField(primary_key=True)
+    at = models.DateTimeField(default=timezone.now, db_index=True)
+    #: Null for what no one asked for, or when the user is gone; the name stays.
+    actor = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    actor_name = models.CharField(max_length=255, blank=True)
+    action = models.CharField(max_length=50)
+    target = models.CharField(max_length=255, db_index=True)
+    details = models.JSONField(default=dict)
+
+    class Meta:
+        ordering = ["-at", "-id"]
+        verbose_name_plural = "audit entries"
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.target}"
+
+    @classmethod
+    def record(cls, actor: Any, action: str, target: str, **details: Any) -> AuditEntry:
+        """Enter what an operator did; `actor` is a user, or None for what the scheduler did by itself."""
+        name = "" if actor is None else actor.get_username()[:255]
+        return cls.objects.create(actor=actor, actor_name=name, action=action, target=target[:255], details=details)
