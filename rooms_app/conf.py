@@ -99,6 +99,11 @@ def session_cookie_name() -> str:
     return settings.SESSION_COOKIE_NAME
 
 
+def user_model_name() -> str:
+    """The project's AUTH_USER_MODEL, such as `auth.User`: for what is defined before that is loaded."""
+    return settings.AUTH_USER_MODEL
+
+
 def is_debug() -> bool:
     """The project's DEBUG."""
     return bool(settings.DEBUG)

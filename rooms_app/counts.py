@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from rooms_app.background import background
@@ -35,7 +35,7 @@ async def count_connections(rooms: Sequence[str]) -> dict[str, int]:
     One Redis command, whatever the rooms' sizes. Raises `RoomsUnavailable`, `InvalidRoom`.
     """
     names = check_rooms(rooms)
-    return await _attempt(ledger_for(channel_layer()).count(names))
+    return await _attempt(lambda: ledger_for(channel_layer()).count(names))
 
 
 async def list_rooms(*, match: str | None = None, limit: int = 100, offset: int = 0) -> Listing:
@@ -43,7 +43,7 @@ async def list_rooms(*, match: str | None = None, limit: int = 100, offset: int 
 
     Raises `RoomsUnavailable`.
     """
-    return await _attempt(ledger_for(channel_layer()).list(match=match, offset=offset, limit=limit))
+    return await _attempt(lambda: ledger_for(channel_layer()).list(match=match, offset=offset, limit=limit))
 
 
 def count_connections_sync(rooms: Sequence[str]) -> dict[str, int]:
@@ -56,7 +56,7 @@ def list_rooms_sync(*, match: str | None = None, limit: int = 100, offset: int =
     return background.run(lambda: list_rooms(match=match, limit=limit, offset=offset))
 
 
-async def _attempt(reading: Awaitable[T]) -> T:
+async def _attempt(reading: Callable[[], Awaitable[T]]) -> T:
     with _breaker.attempt():
         async with within(rooms_settings().send_timeout):
-            return await reading
+            return await reading()

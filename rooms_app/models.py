@@ -5,14 +5,14 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from django.contrib.auth import get_user_model
 from django.db import models
 from django.utils import timezone
 
+from rooms_app.conf import user_model_name
 from rooms_app.registry import MAX_ID_LENGTH
 
-# Not AUTH_USER_MODEL's name: only conf.py reads the settings.
-User = get_user_model()
+#: By name: the project's own may be loaded later.
+_USER = user_model_name()
 
 
 class Broadcast(models.Model):
@@ -45,15 +45,15 @@ class Broadcast(models.Model):
     payload = models.JSONField(default=dict)
     audience = models.CharField(max_length=10, choices=Audience.choices, default=Audience.EVERYONE)
     rooms = models.JSONField(default=list, blank=True)
-    users = models.ManyToManyField(User, blank=True, related_name="+", verbose_name="users by choice")
+    users = models.ManyToManyField(_USER, blank=True, related_name="+", verbose_name="users by choice")
     #: Looked up when it is sent, by the search of the project's own user admin.
     user_query = models.CharField("users by query", max_length=255, blank=True)
     send_at = models.DateTimeField(null=True, blank=True)
     state = models.CharField(max_length=10, choices=State.choices, default=State.DRAFT)
-    created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_by = models.ForeignKey(_USER, null=True, on_delete=models.SET_NULL, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
     #: Who pressed the button, also where it was "Schedule".
-    sent_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    sent_by = models.ForeignKey(_USER, null=True, on_delete=models.SET_NULL, related_name="+")
     sent_at = models.DateTimeField(null=True)
     #: How many connections there were to reach at that moment; null when unknown.
     reached = models.PositiveBigIntegerField(null=True)
@@ -76,7 +76,7 @@ class AuditEntry(models.Model):
     id = models.BigAutoField(primary_key=True)
     at = models.DateTimeField(default=timezone.now, db_index=True)
     #: Null for what no one asked for, or when the user is gone; the name stays.
-    actor = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    actor = models.ForeignKey(_USER, null=True, on_delete=models.SET_NULL, related_name="+")
     actor_name = models.CharField(max_length=255, blank=True)
     action = models.CharField(max_length=50)
     target = models.CharField(max_length=255, db_index=True)

@@ -31,16 +31,19 @@ def websocket_application(routes: Sequence[Any]) -> Application:
     # Django's and Channels' types know neither each other's patterns nor plain ASGI applications.
     catch_all = re_path(r"", cast(Any, _refuse_unknown_path))
     router = URLRouter(cast(Any, [*routes, catch_all]))
-    return _remember_server_send(OriginCheck(SessionAuth(router)))
+    return RoomsApplication(OriginCheck(SessionAuth(router)), routes)
 
 
-def _remember_server_send(application: Application) -> Application:
-    """Outermost, it sees the server's own `send`, which the session middleware wraps."""
+class RoomsApplication:
+    """Outermost, it sees the server's own `send`, which the session middleware wraps; it keeps the `routes`."""
 
-    async def remember(scope: Scope, receive: Receive, send: Send) -> None:
-        await application({**scope, SERVER_SEND: send}, receive, send)
+    def __init__(self, application: Application, routes: Sequence[Any]) -> None:
+        self._application = application
+        #: As they were given, for `rooms_explain`.
+        self.routes = tuple(routes)
 
-    return remember
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._application({**scope, SERVER_SEND: send}, receive, send)
 
 
 class SessionAuth:

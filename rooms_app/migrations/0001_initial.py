@@ -4,11 +4,12 @@ import uuid
 
 import django.db.models.deletion
 import django.utils.timezone
-from django.contrib.auth import get_user_model
 from django.db import migrations, models
 
-# AUTH_USER_MODEL, whatever the project has set it to: only conf.py reads the settings.
-USER_MODEL = get_user_model()._meta.label
+from rooms_app.conf import user_model_name
+
+# AUTH_USER_MODEL, whatever the project has set it to.
+USER_MODEL = user_model_name()
 
 
 class Migration(migrations.Migration):
