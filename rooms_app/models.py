@@ -45,7 +45,9 @@ class Broadcast(models.Model):
     payload = models.JSONField(default=dict)
     audience = models.CharField(max_length=10, choices=Audience.choices, default=Audience.EVERYONE)
     rooms = models.JSONField(default=list, blank=True)
-    users = models.ManyToManyField(_USER, blank=True, related_name="+", verbose_name="users by choice")
+    users: models.ManyToManyField[Any, Any] = models.ManyToManyField(
+        _USER, blank=True, related_name="+", verbose_name="users by choice"
+    )
     #: Looked up when it is sent, by the search of the project's own user admin.
     user_query = models.CharField("users by query", max_length=255, blank=True)
     send_at = models.DateTimeField(null=True, blank=True)
