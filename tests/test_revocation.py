@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-import websockets
 from django.contrib.auth.models import User
 from websockets.asyncio.client import ClientConnection
 
@@ -21,6 +20,7 @@ from rooms_app.reports import connections_of
 from rooms_app.transport import channel_layer, group_send
 from tests.app.messages import Note
 from tests.clients import Client, client, the_hub
+from tests.devices import Device, close_code
 from tests.live import DemoServers, demo_servers
 from tests.waiting import until
 
@@ -108,42 +108,6 @@ class TestInProcess:
         assert await connections_of(ANN) == []
 
 
-class Device:
-    """One browser of a user: its session on one process, and its WebSocket on another."""
-
-    def __init__(self, demo: DemoServers, http: httpx.AsyncClient) -> None:
-        self._demo = demo
-        self._http = http
-
-    @classmethod
-    async def sign_in(cls, demo: DemoServers, username: str) -> Device:
-        http = httpx.AsyncClient(base_url=demo.urls[0])
-        page = await http.get("/admin/login/")
-        form = {"username": username, "password": "pw", "csrfmiddlewaretoken": page.cookies["csrftoken"]}
-        answer = await http.post("/admin/login/?next=/", data=form, headers={"Referer": demo.urls[0]})
-        assert answer.status_code == 302, answer.text
-        return cls(demo, http)
-
-    async def open(self, process: int) -> ClientConnection:
-        cookie = f"sessionid={self._http.cookies['sessionid']}"
-        socket = await websockets.connect(
-            f"{self._demo.ws_urls[process]}/ws/lobby", additional_headers={"Cookie": cookie}
-        )
-        return socket
-
-    async def sign_out(self) -> None:
-        token = self._http.cookies["csrftoken"]
-        answer = await self._http.post("/admin/logout/", data={"csrfmiddlewaretoken": token})
-        assert answer.status_code == 200, answer.text
-
-    async def end(self) -> None:
-        await self._http.aclose()
-
-    @property
-    def session(self) -> str:
-        return str(self._http.cookies["sessionid"])
-
-
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServers]:
     """Two processes, and staff who may sign in to the admin."""
@@ -153,13 +117,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServers]:
         lines += [f"User.objects.create_user({name!r}, password='pw', is_staff=True)" for name in names]
         servers.manage("shell", "-c", "\n".join(lines))
         yield servers
-
-
-async def code(socket: ClientConnection, *, within: float) -> int:
-    """The code that it is closed with."""
-    await asyncio.wait_for(socket.wait_closed(), within)
-    assert socket.close_code is not None
-    return socket.close_code
 
 
 async def is_heard(demo: DemoServers, *sockets: ClientConnection) -> None:
@@ -177,7 +134,7 @@ async def test_a_logout_ends_that_session_elsewhere_and_no_other(demo: DemoServe
     phone, laptop = await Device.sign_in(demo, "ann"), await Device.sign_in(demo, "ann")
     sockets = [await phone.open(0), await phone.open(1), await laptop.open(1)]
     await phone.sign_out()
-    assert [await code(socket, within=1) for socket in sockets[:2]] == [4005, 4005]
+    assert [await close_code(socket, within=1) for socket in sockets[:2]] == [4005, 4005]
     await is_heard(demo, sockets[2])
     await sockets[2].close()
     for device in (phone, laptop):
@@ -192,7 +149,7 @@ async def test_a_user_who_is_saved_otherwise_is_out_within_a_second(demo: DemoSe
     code_of_change = f"from django.contrib.auth.models import User; u = User.objects.get(username='eve'); u.{change}; "
     # What is timed is the time from the commit on: the command takes longer than that.
     await asyncio.to_thread(demo.manage, "shell", "-c", code_of_change + "u.save()")
-    assert [await code(socket, within=1) for socket in sockets[:2]] == [4005, 4005]
+    assert [await close_code(socket, within=1) for socket in sockets[:2]] == [4005, 4005]
     await is_heard(demo, sockets[2])
     await asyncio.to_thread(
         demo.manage,
@@ -216,7 +173,7 @@ async def test_what_sends_no_signal_is_found_within_20_seconds(demo: DemoServers
         "User.objects.filter(username='dot').update(is_active=False)",
     ]
     await asyncio.to_thread(demo.manage, "shell", "-c", "\n".join(lines))
-    assert await asyncio.gather(*(code(socket, within=20) for socket in ended)) == [4005] * 4
+    assert await asyncio.gather(*(close_code(socket, within=20) for socket in ended)) == [4005] * 4
     await is_heard(demo, stays)
     await stays.close()
     for device in (cay, dot, bob):
@@ -231,5 +188,5 @@ async def test_a_kick_reaches_both_processes_within_a_second(demo: DemoServers) 
         "from rooms_app import use_ws_manager; use_ws_manager().disconnect_user_sync(User.objects.get(username='bob'))"
     )
     await asyncio.to_thread(demo.manage, "shell", "-c", f"from django.contrib.auth.models import User; {kick}")
-    assert [await code(socket, within=1) for socket in sockets] == [4503, 4503]
+    assert [await close_code(socket, within=1) for socket in sockets] == [4503, 4503]
     await bob.end()

@@ -1,0 +1,1 @@
+"""An app with a user model of a project's own: its primary key is a UUID."""
