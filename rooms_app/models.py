@@ -96,3 +96,18 @@ class AuditEntry(models.Model):
         """Enter what an operator did; `actor` is a user, or None for what the scheduler did by itself."""
         name = "" if actor is None else actor.get_username()[:255]
         return cls.objects.create(actor=actor, actor_name=name, action=action, target=target[:255], details=details)
+
+
+class LiveRoom(models.Model):
+    """Stands for the rooms that have connections now: a place in the admin, and its permissions. It has no table."""
+
+    class Meta:
+        managed = False
+        default_permissions = ()
+        permissions = [
+            ("view_live_rooms", "Can see rooms and who is connected"),
+            ("moderate_rooms", "Can kick users and close rooms"),
+        ]
+
+    def __str__(self) -> str:
+        return "live room"

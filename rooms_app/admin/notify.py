@@ -44,10 +44,16 @@ def notify_rooms(model_admin: Any, request: HttpRequest, queryset: QuerySet[Any]
     if not rooms:
         messages.warning(request, "The selected objects have no rooms.")
         return None
+    return leave_rooms(request, rooms, message=model_admin.notify_message, site=model_admin.admin_site.name)
+
+
+def leave_rooms(
+    request: HttpRequest, rooms: list[str], *, message: type[WebSocketMessageBase] | None = None, site: str = "admin"
+) -> HttpResponse:
+    """Lead to the form of a broadcast to these rooms, of this type or one to choose."""
     request.session[_SESSION_KEY] = rooms
-    message = model_admin.notify_message
     query = {"notify": "1"} if message is None else {"type": message.MESSAGE_ID, "notify": "1"}
-    url = reverse("admin:rooms_app_broadcast_add", current_app=model_admin.admin_site.name)
+    url = reverse("admin:rooms_app_broadcast_add", current_app=site)
     return HttpResponseRedirect(f"{url}?{urlencode(query)}")
 
 

@@ -110,4 +110,18 @@ class Migration(migrations.Migration):
                 "indexes": [models.Index(fields=["state", "send_at"], name="rooms_broadcast_due")],
             },
         ),
+        migrations.CreateModel(
+            name="LiveRoom",
+            fields=[
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+            ],
+            options={
+                "permissions": [
+                    ("view_live_rooms", "Can see rooms and who is connected"),
+                    ("moderate_rooms", "Can kick users and close rooms"),
+                ],
+                "managed": False,
+                "default_permissions": (),
+            },
+        ),
     ]

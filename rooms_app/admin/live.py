@@ -1,0 +1,147 @@
+"""Live rooms in the admin: rooms, processes and a user's connections; kick her, close a room, write to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from django.contrib import admin, messages
+from django.contrib.auth import get_user_model
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import path, reverse
+
+from rooms_app.admin.notify import leave_rooms
+from rooms_app.admin.permission import may_send
+from rooms_app.context import use_ws_manager
+from rooms_app.counts import list_rooms_sync
+from rooms_app.exceptions import InvalidRoom, RoomsError
+from rooms_app.models import AuditEntry, LiveRoom
+from rooms_app.reports import connections_of_sync
+from rooms_app.rooms import check_room
+
+if TYPE_CHECKING:
+    ModelAdmin = admin.ModelAdmin[LiveRoom]
+else:
+    ModelAdmin = admin.ModelAdmin
+
+_PER_PAGE = 50
+
+
+@admin.register(LiveRoom)
+class LiveRoomAdmin(ModelAdmin):
+    """For those who may see rooms; kicks and closings are for those who may moderate."""
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("rooms_app.view_live_rooms")
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("rooms_app.view_live_rooms")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Rooms come and go by themselves."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_urls(self) -> list[Any]:
+        """The list, and what can be done; there are no objects, so no pages of one."""
+        view = self.admin_site.admin_view
+        return [
+            path("", view(self.changelist_view), name="rooms_app_liveroom_changelist"),
+            path("do/", view(self.do_view), name="rooms_app_liveroom_do"),
+        ]
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        """Rooms with most connections first, and one user's connections where she is named."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        match, name = request.GET.get("match", "").strip(), request.GET.get("user", "").strip()
+        page = max(_number(request.GET.get("page")), 1)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Live rooms",
+            "opts": self.opts,
+            "match": match,
+            "name": name,
+            "page": page,
+            "may_moderate": request.user.has_perm("rooms_app.moderate_rooms"),
+            "may_send": may_send(request),
+        }
+        try:
+            listing = list_rooms_sync(match=match or None, limit=_PER_PAGE, offset=(page - 1) * _PER_PAGE)
+            context["listing"] = listing
+            context["before"] = urlencode({"match": match, "page": page - 1}) if page > 1 else ""
+            context["after"] = urlencode({"match": match, "page": page + 1}) if _has_more(listing, page) else ""
+            if name:
+                user = _find_user(name)
+                context["user_found"] = user
+                context["connections"] = [] if user is None else connections_of_sync(user)
+        except RoomsError as error:
+            context["error"] = str(error)
+        return TemplateResponse(request, "admin/rooms_app/live/list.html", context)
+
+    def do_view(self, request: HttpRequest) -> HttpResponse:
+        """Close a room, kick a user, or write to a room; by POST, the first two once they are confirmed."""
+        if request.method != "POST":
+            return HttpResponseRedirect(self._url())
+        room, name, act = (request.POST.get(key, "") for key in ("room", "user", "act"))
+        if act == "send" and may_send(request):
+            return _write_to(request, room)
+        if act not in ("close", "kick") or not request.user.has_perm("rooms_app.moderate_rooms"):
+            raise PermissionDenied
+        if "confirmed" not in request.POST:
+            what = f"Close the room {room}" if act == "close" else f"Kick {name}"
+            context = {**self.admin_site.each_context(request), "title": f"{what}?", "opts": self.opts}
+            context |= {"what": what, "act": act, "room": room, "name": name}
+            return TemplateResponse(request, "admin/rooms_app/live/confirm.html", context)
+        try:
+            done = _close_room(room) if act == "close" else _kick(name)
+        except RoomsError as error:
+            messages.error(request, f"It could not be done: {error}")
+        else:
+            AuditEntry.record(request.user, "closed" if act == "close" else "kicked", done)
+            messages.success(request, f"Every process was told to close the connections of {done}.")
+        return HttpResponseRedirect(self._url())
+
+    def _url(self) -> str:
+        return reverse("admin:rooms_app_liveroom_changelist", current_app=self.admin_site.name)
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 9 else 1
+
+
+def _has_more(listing: Any, page: int) -> bool:
+    return bool(listing.total_rooms > page * _PER_PAGE)
+
+
+def _find_user(name: str) -> Any:
+    model = get_user_model()
+    return model._default_manager.filter(**{model.USERNAME_FIELD: name}).first()
+
+
+def _close_room(room: str) -> str:
+    use_ws_manager().close_room_sync(room, robust=False)
+    return f"room {room}"
+
+
+def _kick(name: str) -> str:
+    user = _find_user(name)
+    if user is None:
+        raise RoomsError(f"No user is called {name!r}.")
+    use_ws_manager().disconnect_user_sync(user, robust=False)
+    return f"user {name}"
+
+
+def _write_to(request: HttpRequest, room: str) -> HttpResponse:
+    try:
+        return leave_rooms(request, [check_room(room)])
+    except InvalidRoom as error:
+        messages.error(request, str(error))
+        return HttpResponseRedirect(reverse("admin:rooms_app_liveroom_changelist"))

@@ -1,0 +1,124 @@
+"""Live rooms in the admin: what is shown, to whom, and what can be done."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+
+from rooms_app.counts import count_connections
+from rooms_app.layers import channel_layer
+from rooms_app.models import AuditEntry
+from tests.clients import client as websocket
+from tests.clients import clients, signed_in
+from tests.conftest import use_layer
+from tests.live import free_port
+from tests.test_revocation import Rooms
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LIST = "/admin/rooms_app/liveroom/"
+DO = f"{LIST}do/"
+
+
+@pytest.fixture(autouse=True)
+def rooms_layer(request: pytest.FixtureRequest, settings: Any) -> None:
+    use_layer("rooms", request, settings)
+
+
+def operator(name: str, *permissions: str) -> Client:
+    user = User.objects.create(username=name, is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@sync_to_async
+def shown(client: Client, **query: str) -> str:
+    answer = client.get(LIST, query)
+    assert answer.status_code == 200
+    return str(answer.content.decode())
+
+
+async def counted(**expected: int) -> None:
+    while await count_connections(list(expected)) != expected:
+        await asyncio.sleep(0.02)
+
+
+def test_who_has_no_permission_gets_403_and_sees_no_link() -> None:
+    """Whoever may see may not yet kick."""
+    nobody, viewer = operator("nobody"), operator("viewer", "view_live_rooms")
+    assert nobody.get(LIST).status_code == 403
+    assert LIST not in nobody.get("/admin/").content.decode()
+    assert LIST in viewer.get("/admin/").content.decode()
+    for act in ("kick", "close", "send", "nonsense"):
+        assert viewer.post(DO, {"act": act, "room": "a", "user": "nobody", "confirmed": "1"}).status_code == 403
+    assert not AuditEntry.objects.exists()
+
+
+async def test_rooms_are_listed_with_their_counts_and_found_by_a_pattern() -> None:
+    """Names come from clients, so they are escaped; who may only see has no buttons."""
+    viewer = await sync_to_async(operator)("viewer", "view_live_rooms")
+    async with clients("/rooms/a,%3Cb%3E", "/rooms/a"):
+        await counted(**{"a": 2, "<b>": 1})
+        page = await shown(viewer)
+        assert page.index('<th scope="row">a</th><td>2</td>') < page.index('<th scope="row">&lt;b&gt;</th><td>1</td>')
+        assert "2 connections in 2\nrooms" in page
+        assert 'name="act"' not in page
+        assert '<th scope="row">a</th>' not in await shown(viewer, match="<*")
+
+
+async def test_a_room_is_closed_once_it_is_confirmed() -> None:
+    """With an audit entry; the other room stays."""
+    moderator = await sync_to_async(operator)("mod", "view_live_rooms", "moderate_rooms")
+    post = sync_to_async(moderator.post)
+    async with clients("/rooms/a", "/rooms/b") as (in_a, in_b):
+        asked = await post(DO, {"act": "close", "room": "a"})
+        assert "Close the room a" in asked.content.decode()
+        assert await in_a.silent()
+        assert (await post(DO, {"act": "close", "room": "a", "confirmed": "1"})).status_code == 302
+        assert await in_a.closed() == 4503
+        assert await in_b.silent()
+    entry = await AuditEntry.objects.aget()
+    assert (entry.actor_name, entry.action, entry.target) == ("mod", "closed", "room a")
+
+
+async def test_a_user_is_found_and_kicked() -> None:
+    """Her connections are shown with their rooms; one who is not there is said not to be."""
+    moderator = await sync_to_async(operator)("mod", "view_live_rooms", "moderate_rooms")
+    ann = await User.objects.acreate(username="ann")
+    one = websocket("/", application=signed_in(Rooms, ann, rooms=["den"]))
+    await one.open()
+    await counted(den=1)
+    assert f"<td>den, user-{ann.pk}</td>" in await shown(moderator, user="ann")
+    assert "Not connected" in await shown(moderator, user="mod")
+    assert "No user is called that" in await shown(moderator, user="zoe")
+    await sync_to_async(moderator.post)(DO, {"act": "kick", "user": "ann", "confirmed": "1"})
+    assert await one.closed() == 4503
+    await one.disconnect()
+    assert (await AuditEntry.objects.aget()).target == "user ann"
+
+
+def test_writing_to_a_room_leads_to_the_form_with_it_filled_in() -> None:
+    sender = operator("sender", "view_live_rooms", "send_broadcast")
+    answer = sender.post(DO, {"act": "send", "room": "käse & <b>"})
+    assert answer.status_code == 302
+    page = sender.get(f"{answer['Location']}&type=tests.note").content.decode()
+    assert "käse &amp; &lt;b&gt;" in page
+
+
+def test_without_redis_the_page_says_so_and_recovers(settings: Any) -> None:
+    here = settings.CHANNEL_LAYERS
+    settings.CHANNEL_LAYERS = {"default": channel_layer("rooms", f"redis://127.0.0.1:{free_port()}")}
+    viewer = operator("viewer", "view_live_rooms")
+    page = viewer.get(LIST)
+    assert page.status_code == 200
+    assert "can't be read now" in page.content.decode()
+    settings.CHANNEL_LAYERS = here
+    wait_until(lambda: "0 connections in 0" in viewer.get(LIST).content.decode(), what="the counts")
