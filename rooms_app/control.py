@@ -23,9 +23,6 @@ from rooms_app.subscriptions import Subscriptions
 
 logger = logging.getLogger(__name__)
 
-#: How long after its end a session's connections are closed, in seconds: Django tells before it has deleted the
-#: session, and whoever comes back at once must not find it still there.
-_LOGOUT_DELAY = 0.3
 #: How many of a user's connections one hub reports.
 _MAX_REPORTED = 200
 
@@ -57,7 +54,7 @@ class Control:
         if order is None:
             return
         if order.session is not None:
-            self._begin(self._end_session(order.session))
+            self._close(self._hub.roster.end_session(order.session), CloseCode.EXPIRED)
         elif order.user is None and order.room is not None:
             self._close(tuple(self._hub.subscriptions.members(order.room)), CloseCode.KICKED, "room closed")
         elif order.user is not None:
@@ -85,10 +82,6 @@ class Control:
             self._close(connections, CloseCode.KICKED)
         else:
             self._begin(self._remove(connections, order.room))
-
-    async def _end_session(self, digest: str) -> None:
-        await asyncio.sleep(_LOGOUT_DELAY)
-        self._close(self._hub.roster.of_session(digest), CloseCode.EXPIRED)
 
     async def _remove(self, connections: Collection[RoomSocket], room: str) -> None:
         for connection in connections:

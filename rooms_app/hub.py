@@ -72,6 +72,8 @@ class Hub:
         if is_draining():
             # It was on its way in when the drain began.
             raise Refused(CloseCode.BUSY)
+        if not self.roster.admits(connection):
+            raise Refused(CloseCode.EXPIRED)
         settings = rooms_settings()
         if settings.max_connections and len(self.connections) >= settings.max_connections:
             raise Refused(CloseCode.BUSY)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 
 from rooms_app.connection import RoomSocket
 from rooms_app.sign_ins import SignIn, session_digest
+
+#: How long a session that has ended is refused, in seconds: Django tells before it has deleted it, and whoever comes
+#: back at once, or is on the way in, would find it still there.
+_REFUSED = 60.0
+#: Such sessions, by their digests, and until when. Of the process: its last connection may be the one that is closed.
+_ended: dict[str, float] = {}
 
 
 class Roster:
@@ -17,6 +24,14 @@ class Roster:
         #: By the digest of the session's key.
         self._by_session: dict[str, dict[RoomSocket, None]] = {}
         self._sign_ins: dict[RoomSocket, SignIn] = {}
+
+    def admits(self, connection: RoomSocket) -> bool:
+        """Whether its session is none of those that have ended a moment ago."""
+        if not _ended:
+            return True
+        sign_in = SignIn.of(connection.scope)
+        key = sign_in.session_key if sign_in is not None else None
+        return key is None or _ended.get(session_digest(key), 0.0) < time.monotonic()
 
     def add(self, connection: RoomSocket) -> None:
         """Note who it is, if it is somebody."""
@@ -42,8 +57,12 @@ class Roster:
         """The connections of the user with this room."""
         return list(self._by_user.get(room, ()))
 
-    def of_session(self, digest: str) -> list[RoomSocket]:
-        """The connections that are signed in with the session of this digest."""
+    def end_session(self, digest: str) -> list[RoomSocket]:
+        """Admit the session of this digest no more; the connections that are signed in with it."""
+        now = time.monotonic()
+        for other in [other for other, until in _ended.items() if until < now]:
+            _ended.pop(other, None)
+        _ended[digest] = now + _REFUSED
         return list(self._by_session.get(digest, ()))
 
     def sign_ins(self, connections: Collection[RoomSocket] | None = None) -> dict[SignIn, list[RoomSocket]]:

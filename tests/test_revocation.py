@@ -11,12 +11,17 @@ from typing import Any
 
 import httpx
 import pytest
+from asgiref.sync import sync_to_async
+from django.contrib.auth import HASH_SESSION_KEY, SESSION_KEY
 from django.contrib.auth.models import User
+from django.contrib.sessions.backends.db import SessionStore
 from websockets.asyncio.client import ClientConnection
 
 from rooms_app import RoomConsumer, SendOutcome, use_ws_manager
 from rooms_app.orders import Order
 from rooms_app.reports import connections_of
+from rooms_app.revocation import announce_session_ended
+from rooms_app.sign_ins import session_digest
 from rooms_app.transport import channel_layer, group_send
 from tests.app.messages import Note
 from tests.clients import Client, client, the_hub
@@ -51,10 +56,36 @@ async def connected(*members: tuple[User, list[str]]) -> AsyncIterator[list[Clie
         await asyncio.gather(*(each.disconnect(timeout=10) for each in opened))
 
 
-def _as(user: User, rooms: list[str]) -> Any:
+@contextlib.asynccontextmanager
+async def connected_by(user: User, *sessions: SessionStore) -> AsyncIterator[list[Client]]:
+    """A client of the user by each session."""
+    opened = [client("/", application=_as(user, ["a"], session)) for session in sessions]
+    try:
+        for one in opened:
+            await one.open()
+        yield opened
+    finally:
+        await asyncio.gather(*(each.disconnect(timeout=10) for each in opened))
+
+
+async def is_refused(user: User, session: SessionStore) -> None:
+    async with connected_by(user, session) as (again,):
+        assert await again.closed() == 4005
+
+
+@sync_to_async
+def session_of(user: User) -> SessionStore:
+    """A session of hers, as a login leaves it."""
+    session = SessionStore()
+    session[SESSION_KEY], session[HASH_SESSION_KEY] = str(user.pk), user.get_session_auth_hash()
+    session.save()
+    return session
+
+
+def _as(user: User, rooms: list[str], session: SessionStore | None = None) -> Any:
     async def application(scope: Any, receive: Any, send: Any) -> None:
         route = {"args": (), "kwargs": {"rooms": rooms}}
-        await Rooms.as_asgi()({**scope, "user": user, "url_route": route}, receive, send)
+        await Rooms.as_asgi()({**scope, "user": user, "session": session, "url_route": route}, receive, send)
 
     return application
 
@@ -62,6 +93,19 @@ def _as(user: User, rooms: list[str]) -> Any:
 @pytest.mark.usefixtures("layer")
 class TestInProcess:
     """On each channel layer."""
+
+    @pytest.mark.django_db(transaction=True)
+    async def test_a_session_that_has_ended_is_closed_and_not_let_in_again(self) -> None:
+        """Also while it is still there: Django tells of a logout before it deletes the session."""
+        user = await User.objects.acreate(username="ann")
+        phone, laptop = await session_of(user), await session_of(user)
+        async with connected_by(user, phone, laptop) as (first, second):
+            await announce_session_ended(session_digest(phone.session_key))
+            assert await first.closed() == 4005
+            await is_refused(user, phone)
+            assert await second.silent()
+        # Also once the hub has ended with its last connection.
+        await is_refused(user, phone)
 
     async def test_a_kicked_user_is_out_with_every_tab(self) -> None:
         """With 4503, which tells clients not to come back; nobody else is."""
