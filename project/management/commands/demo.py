@@ -109,11 +109,12 @@ class Command(BaseCommand):
         stack.callback(children.stop)
         for port in ports:
             _start_server(children, server, host, port)
-        _start(children, "scheduler", [sys.executable, "manage.py", "rooms_scheduler"])
         deadline = time.monotonic() + START_TIMEOUT
         for port in ports:
             with self._step(f"Starting {_name(server, port)}"):
                 _await_server(children, server, host, port, deadline=deadline)
+        # When no step waits for its "ok": it says what it does.
+        _start(children, "scheduler", [sys.executable, "manage.py", "rooms_scheduler"])
         stack.callback(withdraw, settings.RUNTIME_DIR)
         RunningDemo(pid=os.getpid(), host=_reachable(host), ports=ports).write(settings.RUNTIME_DIR)
         self._welcome(ports, host)
