@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.core.checks import run_checks
 from redis.asyncio import ConnectionPool
 
@@ -19,7 +20,11 @@ from rooms_app.routing import websocket_application
 
 
 def ids() -> set[str]:
-    return {message.id for message in run_checks() if message.id and message.id.startswith("rooms.")}
+    return {
+        message.id
+        for message in run_checks(app_configs=[apps.get_app_config("rooms_app")], databases=[])
+        if message.id and message.id.startswith("rooms.")
+    }
 
 
 @pytest.fixture(autouse=True)
