@@ -54,13 +54,8 @@ def announce_session_ended_sync(digest: str) -> None:
     background.run(lambda: _try_to_give(Order(session=digest)))
 
 
-async def announce_user_changed(user: str) -> None:
-    """Close the connections of the user with this primary key that are signed in no more, with 4005. Never raises."""
-    await _try_to_give(Order(user=f"user-{user}", recheck=True))
-
-
 def announce_user_changed_sync(user: str) -> None:
-    """`announce_user_changed` for sync code."""
+    """Close the connections of the user with this primary key that are signed in no more, with 4005. Never raises."""
     background.run(lambda: _try_to_give(Order(user=f"user-{user}", recheck=True)))
 
 
