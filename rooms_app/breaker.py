@@ -34,9 +34,11 @@ class Breaker:
     Shared by all threads. `counts` tells how many sends were `sent` and how many `failed`.
     """
 
-    def __init__(self, *, what: str = "sends to rooms", clock: Callable[[], float] = time.monotonic) -> None:
-        #: What it is for, in a log line.
-        self._what = what
+    def __init__(self, *, what: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        #: What it is for, in a log line: sends to rooms, if nothing else is named …
+        self._what = what or "sends to rooms"
+        #: … which are lost. What is read can be asked for again.
+        self._fate = "fail" if what else "fail, and are dropped"
         self._clock = clock
         self._start_afresh()
         # A fork may take along a lock that nobody is left to release.
@@ -86,7 +88,7 @@ class Breaker:
             outage.failed += count
         if is_first:
             logger.warning(
-                "%s fail, and are dropped until the channel layer is back: %s%s", self._what, explain(error), advice()
+                "%s %s until the channel layer is back: %s%s", self._what, self._fate, explain(error), advice()
             )
 
     def _note_success(self, count: int) -> None:

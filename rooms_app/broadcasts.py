@@ -22,18 +22,21 @@ from django.db import router, transaction
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
-from pydantic import ValidationError
 
 from rooms_app.context import use_ws_manager
 from rooms_app.counts import count_connections_sync
 from rooms_app.exceptions import RoomsError, RoomsUnavailable, explain
 from rooms_app.models import AuditEntry, Broadcast
-from rooms_app.registry import WebSocketMessageBase, registry
+from rooms_app.payloads import restore, text_of
+from rooms_app.registry import WebSocketMessageBase
 from rooms_app.rooms import EVERYONE, user_room
 
 logger = logging.getLogger(__name__)
 
 State = Broadcast.State
+
+#: What an operator needs to send anything; a message class may ask for more.
+PERMISSION = "rooms_app.send_broadcast"
 
 #: What can still be changed, and what can be sent.
 EDITABLE = (State.DRAFT, State.SCHEDULED)
@@ -42,6 +45,9 @@ SENDABLE = (State.DRAFT, State.SCHEDULED, State.FAILED)
 #: How many users' rooms go into one send.
 USERS_PER_SEND = 200
 
+#: How many such parts a preview counts.
+PARTS_PER_PREVIEW = 50
+
 _CLAIM = timedelta(seconds=60)
 #: Seconds until a scheduled one that failed is tried again; spread, so that schedulers don't come all at once.
 _RETRY = (1.0, 5.0)
@@ -49,20 +55,12 @@ _RETRY = (1.0, 5.0)
 
 def payload_of(message: WebSocketMessageBase) -> Any:
     """A message's fields as JSON values, as `Broadcast.payload` keeps them."""
-    return json.loads(message.model_dump_json(round_trip=True))
+    return json.loads(text_of(message))
 
 
 def message_of(broadcast: Broadcast) -> WebSocketMessageBase:
     """The message that a broadcast holds. Raises `RoomsError` where its class is gone, or takes it no longer."""
-    message_type = registry.get(broadcast.message_type)
-    try:
-        return message_type.model_validate_json(json.dumps(broadcast.payload), by_alias=True, by_name=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the message"
-        raise RoomsError(
-            f"{broadcast.message_type} has changed, and no longer fits: {place}: {first['msg']}."
-        ) from error
+    return restore(broadcast.message_type, json.dumps(broadcast.payload))
 
 
 def target_of(broadcast: Broadcast) -> str:
@@ -203,6 +201,8 @@ def _deliver(broadcast_pk: Any, until: datetime, *, retries: bool) -> bool | Non
     broadcast = Broadcast.objects.select_related("sent_by", "created_by").get(pk=broadcast_pk)
     claim = _Claim(broadcast, until)
     try:
+        if retries:
+            _check_sender(broadcast)
         reached = _send(broadcast, claim)
     except RoomsUnavailable as error:
         if retries and broadcast.send_at is not None:
@@ -225,6 +225,24 @@ def _deliver(broadcast_pk: Any, until: datetime, *, retries: bool) -> bool | Non
         return False
     claim.finish(State.SENT, "sent", error="", sent_at=timezone.now(), reached=reached)
     return True
+
+
+def _check_sender(broadcast: Broadcast) -> None:
+    """Raises `RoomsError` where its sender may not send it any more: since she scheduled it, time has passed."""
+    sender = broadcast.sent_by
+    if sender is None:
+        # Nobody ever, for one that a program made.
+        by_somebody = AuditEntry.objects.filter(target=target_of(broadcast), action="scheduled").exclude(actor_name="")
+        if by_somebody.exists():
+            raise RoomsError("Its sender is gone.")
+        return
+    name = sender.get_username()
+    if not sender.is_active:
+        raise RoomsError(f"Its sender {name} is not active any more.")
+    if not sender.has_perm(PERMISSION):
+        raise RoomsError(f"Its sender {name} may not send messages any more.")
+    if not message_of(broadcast).may_broadcast(sender):
+        raise RoomsError(f"Its sender {name} may not send {broadcast.message_type} any more.")
 
 
 def _send(broadcast: Broadcast, claim: _Claim) -> int | None:

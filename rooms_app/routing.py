@@ -7,9 +7,10 @@ from typing import Any, cast
 
 from channels.auth import AuthMiddlewareStack
 from channels.routing import URLRouter
-from django.urls import re_path
+from django.apps import apps
+from django.urls import path, re_path
 
-from rooms_app import lifecycle
+from rooms_app import lifecycle, watching
 from rooms_app.asgi import Application, Receive, Scope, Send
 from rooms_app.closing import CloseCode, Refused
 from rooms_app.conf import session_cookie_name
@@ -23,14 +24,17 @@ from rooms_app.servers import SERVER_SEND
 def websocket_application(routes: Sequence[Any]) -> Application:
     """The application for Channels' `ProtocolTypeRouter`: routes are `path(…, Consumer.as_asgi())` or `endpoint.path`.
 
-    Stock Channels consumers can stand among them. Raises `RoomsConfigurationError` where a message class is
+    Stock Channels consumers can stand among them. With Django's admin installed there is one route more, behind
+    them: the live rooms page's. Raises `RoomsConfigurationError` where a message class is
     ill-defined, so that a server that runs no system checks does not start without it.
     """
     if registry.errors:
         raise RoomsConfigurationError(str(registry.errors[0])) from registry.errors[0]
     # Django's and Channels' types know neither each other's patterns nor plain ASGI applications.
     catch_all = re_path(r"", cast(Any, _refuse_unknown_path))
-    router = URLRouter(cast(Any, [*routes, catch_all]))
+    # After the project's own, which it must not shadow.
+    own = path(watching.PATH, cast(Any, _live_rooms))
+    router = URLRouter(cast(Any, [*routes, own, catch_all]))
     return RoomsApplication(OriginCheck(SessionAuth(router)), routes)
 
 
@@ -66,6 +70,13 @@ class SessionAuth:
 def _has_session_cookie(scope: Scope) -> bool:
     name = session_cookie_name().encode()
     return any(key == b"cookie" and name in value for key, value in scope.get("headers", []))
+
+
+async def _live_rooms(scope: Scope, receive: Receive, send: Send) -> None:
+    # Asked now: when the routes are made, the apps may not be loaded yet.
+    has_page = apps.is_installed("django.contrib.admin") and apps.is_installed("rooms_app")
+    application = watching.live_rooms if has_page else _refuse_unknown_path
+    await application(scope, receive, send)
 
 
 async def _refuse_unknown_path(scope: Scope, receive: Receive, send: Send) -> None:

@@ -206,6 +206,15 @@ class TestPreviewAndSend:
         assert broadcast.state == State.SENT and broadcast.sent_by_id is not None
         assert "Send now" not in answer and "Edit" not in answer and "Cancel it" not in answer
 
+    def test_of_very_many_users_only_the_first_are_counted(self, operator: Client) -> None:
+        """10,000 are still counted; with one more it says that there are more."""
+        User.objects.bulk_create(User(username=f"many{number}") for number in range(10_000))
+        broadcast = saved(operator, audience="users", user_query="many")
+        assert '<dd id="reach">at most 0</dd>' in text(operator.get(page(broadcast)))
+        User.objects.bulk_create(User(username=f"manymore{number}") for number in range(500))
+        shown = text(operator.get(page(broadcast)))
+        assert '<dd id="reach">more than 0: only the first 10,000 users are counted</dd>' in shown
+
     def test_with_redis_away_it_says_so_and_can_be_sent_again(self, operator: Client, settings: Any) -> None:
         url = f"redis://127.0.0.1:{free_port()}/0"
         broadcast = saved(operator)

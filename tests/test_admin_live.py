@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
+from rooms_app import presence
 from rooms_app.counts import count_connections
 from rooms_app.layers import channel_layer
 from rooms_app.models import AuditEntry
@@ -68,10 +70,22 @@ async def test_rooms_are_listed_with_their_counts_and_found_by_a_pattern() -> No
     async with clients("/rooms/a,%3Cb%3E", "/rooms/a"):
         await counted(**{"a": 2, "<b>": 1})
         page = await shown(viewer)
-        assert page.index('<th scope="row">a</th><td>2</td>') < page.index('<th scope="row">&lt;b&gt;</th><td>1</td>')
-        assert "2 connections in 2\nrooms" in page
+        assert page.index(">a</a></th><td>2</td>") < page.index(">&lt;b&gt;</a></th><td>1</td>")
+        assert 'href="/admin/rooms_app/liveroom/room/?name=%3Cb%3E"' in page
+        assert '<span data-total="connections">2 connections</span>' in page
+        assert '<span data-total="rooms">2 rooms</span>' in page
         assert 'name="act"' not in page
-        assert '<th scope="row">a</th>' not in await shown(viewer, match="<*")
+        assert ">a</a></th>" not in await shown(viewer, match="<*")
+
+
+def test_the_page_needs_nothing_that_a_strict_csp_refuses() -> None:
+    """No script or style of its own in the page; the socket's path is told as an attribute."""
+    page = operator("viewer", "view_live_rooms").get(LIST, {"match": "a&b*", "page": "2"}).content.decode()
+    assert re.findall(r"<script(?![^>]* src=)|<style| on\w+=|javascript:", page) == []
+    content = page.partition('id="content-main"')[2].partition('id="footer"')[0]
+    assert " style=" not in content
+    assert 'data-url="/rooms-admin/live?match=a%26b%2A&amp;page=2"' in content
+    assert '<script type="module" src="/static/rooms_app/admin/live.js"></script>' in page
 
 
 async def test_a_room_is_closed_once_it_is_confirmed() -> None:
@@ -105,6 +119,41 @@ async def test_a_user_is_found_and_kicked() -> None:
     assert (await AuditEntry.objects.aget()).target == "user ann"
 
 
+class Present(Rooms):
+    """Lets everybody in, and tells who is there."""
+
+    async def on_open(self) -> None:
+        await presence.track(self.kwargs["rooms"], self.websocket)
+
+
+async def test_a_rooms_page_names_who_is_in_it_where_that_is_tracked() -> None:
+    """By two commands; elsewhere it says nothing of members. Names are a client's, so they are escaped."""
+    viewer = await sync_to_async(operator)("viewer", "view_live_rooms")
+    get = sync_to_async(lambda room: viewer.get(f"{LIST}room/", {"name": room}).content.decode())
+    ann = await User.objects.acreate(username="<b>ann</b>")
+    one = websocket("/", application=signed_in(Present, ann, rooms=["käse & wine"]))
+    await one.open()
+    try:
+        async with clients("/rooms/attic"):
+            await counted(**{"käse & wine": 1, "attic": 1})
+            while await presence.count("käse & wine") != 1:
+                await asyncio.sleep(0.02)
+            page = await get("käse & wine")
+            assert "1 connection." in page and "1 member." in page
+            assert f'<th scope="row">&lt;b&gt;ann&lt;/b&gt;</th><td>{ann.pk}</td>' in page
+            assert 'name="act"' not in page
+            attic = await get("attic")
+            assert "1 connection." in attic and "Members" not in attic
+    finally:
+        await one.disconnect()
+
+
+def test_the_page_of_what_is_no_room_says_so() -> None:
+    """To who may see it."""
+    assert operator("nobody").get(f"{LIST}room/", {"name": "a"}).status_code == 403
+    assert "at most 255 characters" in operator("viewer", "view_live_rooms").get(f"{LIST}room/").content.decode()
+
+
 def test_writing_to_a_room_leads_to_the_form_with_it_filled_in() -> None:
     sender = operator("sender", "view_live_rooms", "send_broadcast")
     answer = sender.post(DO, {"act": "send", "room": "käse & <b>"})
@@ -113,7 +162,8 @@ def test_writing_to_a_room_leads_to_the_form_with_it_filled_in() -> None:
     assert "käse &amp; &lt;b&gt;" in page
 
 
-def test_without_redis_the_page_says_so_and_recovers(settings: Any) -> None:
+def test_without_redis_the_page_says_so_and_recovers(settings: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """In the log, too: what could not be read was not dropped."""
     here = settings.CHANNEL_LAYERS
     settings.CHANNEL_LAYERS = {"default": channel_layer("rooms", f"redis://127.0.0.1:{free_port()}")}
     viewer = operator("viewer", "view_live_rooms")
@@ -121,4 +171,6 @@ def test_without_redis_the_page_says_so_and_recovers(settings: Any) -> None:
     assert page.status_code == 200
     assert "can't be read now" in page.content.decode()
     settings.CHANNEL_LAYERS = here
-    wait_until(lambda: "0 connections in 0" in viewer.get(LIST).content.decode(), what="the counts")
+    wait_until(lambda: ">0 connections</span>" in viewer.get(LIST).content.decode(), what="the counts")
+    assert "counts of connections fail until the channel layer is back" in caplog.text
+    assert "dropped" not in caplog.text

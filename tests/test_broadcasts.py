@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 import pytest_django
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
 from django.core.management import call_command
 from django.db import connections, transaction
 from django.utils import timezone
 from websockets.sync.client import ClientConnection, connect
 
-from rooms_app import broadcasts, provide_ws_manager
+from rooms_app import WebSocketMessage, broadcasts, provide_ws_manager
 from rooms_app.exceptions import RoomsUnavailable
 from rooms_app.layers import channel_layer
 from rooms_app.manager import ChannelLayerManager, SendOutcome
@@ -227,6 +227,58 @@ class TestFailures:
         assert orphan.state == State.FAILED
 
 
+class Picky(WebSocketMessage):
+    """Not for everybody who may send."""
+
+    MESSAGE_ID = "tests.picky"
+
+    @classmethod
+    def may_broadcast(cls, user: Any) -> bool:
+        return bool(user.first_name == "Trusted")
+
+
+def demote(sender: User, what: str) -> None:
+    """Take something from her since she pressed the button."""
+    match what:
+        case "account":
+            sender.delete()
+        case "activity":
+            User.objects.filter(pk=sender.pk).update(is_active=False)
+        case "permission":
+            sender.user_permissions.clear()
+        case "trust":
+            User.objects.filter(pk=sender.pk).update(first_name="")
+
+
+@uses_database
+@pytest.mark.parametrize(
+    ("taken", "said"),
+    [
+        ("nothing", ""),
+        ("account", "Its sender is gone."),
+        ("activity", "Its sender ops is not active any more."),
+        ("permission", "Its sender ops may not send messages any more."),
+        ("trust", "Its sender ops may not send tests.picky any more."),
+    ],
+)
+def test_a_scheduled_one_goes_only_while_its_sender_may_send_it(taken: str, said: str, recorder: Recorder) -> None:
+    """Else it fails with the reason, which is on record; another operator may still send it again."""
+    sender = User.objects.create(username="ops", first_name="Trusted")
+    sender.user_permissions.set(Permission.objects.filter(codename="send_broadcast"))
+    broadcast = note(message_type="tests.picky", payload={}, send_at=timezone.now())
+    assert broadcasts.schedule(broadcast.pk, sender)
+    demote(sender, taken)
+    assert broadcasts.send_due() == len(recorder.sent) == (not said)
+    broadcast.refresh_from_db()
+    assert (broadcast.state, broadcast.error) == (State.FAILED if said else State.SENT, said)
+    last = AuditEntry.objects.first()
+    assert last is not None and last.details.get("error", "") == said
+    if said:
+        assert broadcasts.send_now(broadcast.pk, User.objects.create(username="other"))
+        broadcast.refresh_from_db()
+        assert broadcast.state == State.SENT
+
+
 @contextmanager
 def schedulers(demo: DemoServers, count: int, directory: Path) -> Iterator[list[Process]]:
     """So many `rooms_scheduler` processes beside the demo's servers."""
@@ -289,7 +341,7 @@ def test_two_schedulers_send_each_once_late_rather_than_never(demo_servers: Demo
                 assert process.process is not None and process.process.returncode == 0, process.logged()
         store(demo_servers, "schedule", "last")
         once = demo_servers.manage("rooms_scheduler", "--once", "--json")
-        assert json.loads(once.stdout) == {"sent": 1}
+        assert json.loads(once.stdout)["sent"] == 1
         got += contents(client, 1)
     assert sorted(got) == sorted([*expected, "last"])
 

@@ -20,12 +20,14 @@ from django.core.management import CommandError, call_command, load_command_clas
 from django.urls import path
 from pydantic import BaseModel, Field
 
-from rooms_app import RoomConsumer, WebSocketMessage, use_ws_manager
+from rooms_app import RoomConsumer, RoomsUnavailable, WebSocketMessage, use_ws_manager
+from rooms_app.layers import channel_layer
+from rooms_app.reports import connections_of_sync
 from rooms_app.routing import websocket_application
 from tests.clients import clients, common_endpoint
 from tests.conftest import use_layer
 from tests.live import ROOT, free_port
-from tests.waiting import until
+from tests.waiting import until, wait_until
 
 COMMANDS = (
     *("rooms_drain", "rooms_explain", "rooms_kick", "rooms_list", "rooms_listen"),
@@ -191,6 +193,31 @@ def test_a_redis_that_is_away_ends_it_with_1_and_a_sentence(arguments: tuple[str
     assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (1, "", False), done.stderr
     assert "CommandError: The channel layer " in done.stderr
     assert "Connection refused" in done.stderr or "Connect call failed" in done.stderr
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("rooms_layer")
+def test_a_user_whom_redis_is_away_for_is_no_traceback_either(run: Run, settings: Any) -> None:
+    """Whether it is asked, or has not answered a moment ago; nobody is told to go, and it says so."""
+    ann = get_user_model().objects.create_user("ann")
+    here = settings.CHANNEL_LAYERS
+    settings.CHANNEL_LAYERS = {"default": channel_layer("rooms", f"redis://127.0.0.1:{free_port()}")}
+    asked = run("rooms_kick", "--user=ann")
+    not_asked = run("rooms_explain", "ann", "a"), run("rooms_kick", "--user=ann", "--room=a")
+    assert (asked[0], asked[1], "Traceback" in asked[2]) == (1, "", False)
+    assert "CommandError: The channel layer did not confirm: ConnectionError" in asked[2]
+    for status, out, err in not_asked:
+        assert (status, out, "Traceback" in err) == (1, "", False)
+        assert "CommandError: Not tried: the channel layer failed a moment ago." in err
+    settings.CHANNEL_LAYERS = here
+
+    def is_back() -> bool:
+        with contextlib.suppress(RoomsUnavailable):
+            return connections_of_sync(ann) == []
+        return False
+
+    # So that the tests after this one meet no outage.
+    wait_until(is_back, what="the end of the outage")
 
 
 @pytest.mark.parametrize("arguments", NEED_REDIS, ids=lambda arguments: arguments[0])

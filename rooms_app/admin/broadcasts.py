@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlencode
 
@@ -194,7 +195,8 @@ class BroadcastAdmin(ModelAdmin):
     def _preview(self, broadcast: Broadcast) -> Preview:
         try:
             message = broadcasts.message_of(broadcast)
-            parts = list(broadcasts.room_parts(broadcast))
+            # One more than is counted, to see whether there are more.
+            parts = list(islice(broadcasts.room_parts(broadcast), broadcasts.PARTS_PER_PREVIEW + 1))
         except RoomsError as error:
             return Preview(error=str(error))
         rooms = [room for part in parts for room in part]
@@ -204,10 +206,7 @@ class BroadcastAdmin(ModelAdmin):
         pretty = json.dumps(json.loads(exact), ensure_ascii=False, indent=2)
         if broadcast.state not in broadcasts.SENDABLE:
             return Preview(exact=exact, pretty=pretty)
-        reach = broadcasts.reach_of(parts)
-        about = "at most" if len(rooms) > 1 else "about"
-        words = "unknown: Redis does not answer" if reach is None else f"{about} {reach:,}"
-        return Preview(exact=exact, pretty=pretty, reach=words)
+        return Preview(exact=exact, pretty=pretty, reach=_reach(parts))
 
     # What the buttons do.
 
@@ -285,3 +284,15 @@ class BroadcastAdmin(ModelAdmin):
         whole = {**self.admin_site.each_context(request), "opts": self.opts, "title": title, **context}
         request.current_app = self.admin_site.name
         return TemplateResponse(request, f"admin/rooms_app/broadcast/{name}.html", whole)
+
+
+def _reach(parts: Sequence[list[str]]) -> str:
+    """How many connections there are to reach now, in words."""
+    counted = parts[: broadcasts.PARTS_PER_PREVIEW]
+    reach = broadcasts.reach_of(counted)
+    if reach is None:
+        return "unknown: Redis does not answer"
+    rooms = sum(map(len, counted))
+    if len(counted) < len(parts):
+        return f"more than {reach:,}: only the first {rooms:,} users are counted"
+    return f"{'at most' if rooms > 1 else 'about'} {reach:,}"

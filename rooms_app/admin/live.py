@@ -10,23 +10,26 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import path, reverse
+from django.urls import get_script_prefix, path, reverse
 
+from rooms_app import presence
 from rooms_app.admin.notify import leave_rooms
 from rooms_app.admin.permission import may_send
 from rooms_app.context import use_ws_manager
-from rooms_app.counts import list_rooms_sync
+from rooms_app.counts import count_connections_sync, list_rooms_sync
 from rooms_app.exceptions import InvalidRoom, RoomsError
 from rooms_app.models import AuditEntry, LiveRoom
 from rooms_app.reports import connections_of_sync
 from rooms_app.rooms import check_room
+from rooms_app.watching import PATH, View
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[LiveRoom]
 else:
     ModelAdmin = admin.ModelAdmin
 
-_PER_PAGE = 50
+#: Up to how many members of a room are named.
+_MAX_MEMBERS = 500
 
 
 @admin.register(LiveRoom)
@@ -54,6 +57,7 @@ class LiveRoomAdmin(ModelAdmin):
         view = self.admin_site.admin_view
         return [
             path("", view(self.changelist_view), name="rooms_app_liveroom_changelist"),
+            path("room/", view(self.room_view), name="rooms_app_liveroom_room"),
             path("do/", view(self.do_view), name="rooms_app_liveroom_do"),
         ]
 
@@ -61,23 +65,19 @@ class LiveRoomAdmin(ModelAdmin):
         """Rooms with most connections first, and one user's connections where she is named."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        match, name = request.GET.get("match", "").strip(), request.GET.get("user", "").strip()
-        page = max(_number(request.GET.get("page")), 1)
+        view, name = View.of(request.GET), request.GET.get("user", "").strip()
         context = {
-            **self.admin_site.each_context(request),
-            "title": "Live rooms",
-            "opts": self.opts,
-            "match": match,
+            **self._context(request, "Live rooms"),
+            "match": view.match,
             "name": name,
-            "page": page,
-            "may_moderate": request.user.has_perm("rooms_app.moderate_rooms"),
-            "may_send": may_send(request),
+            "live_url": f"{get_script_prefix()}{PATH}?{_query(view)}",
         }
         try:
-            listing = list_rooms_sync(match=match or None, limit=_PER_PAGE, offset=(page - 1) * _PER_PAGE)
+            listing = list_rooms_sync(**view.window)
             context["listing"] = listing
-            context["before"] = urlencode({"match": match, "page": page - 1}) if page > 1 else ""
-            context["after"] = urlencode({"match": match, "page": page + 1}) if _has_more(listing, page) else ""
+            context["before"] = _query(view, step=-1) if view.page > 1 else ""
+            context["after"] = _query(view, step=1)
+            context["has_more"] = view.has_more(listing)
             if name:
                 user = _find_user(name)
                 context["user_found"] = user
@@ -85,6 +85,21 @@ class LiveRoomAdmin(ModelAdmin):
         except RoomsError as error:
             context["error"] = str(error)
         return TemplateResponse(request, "admin/rooms_app/live/list.html", context)
+
+    def room_view(self, request: HttpRequest) -> HttpResponse:
+        """One room: how many connections it has, and who is in it, where its presence is tracked."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        room = request.GET.get("name", "")
+        context = {**self._context(request, f"Room {room}"), "room": room}
+        try:
+            context["connections"] = count_connections_sync([room])[room]
+            context["member_count"] = count = presence.count_sync(room)
+            # Two commands, however many they are: more than these would take more.
+            context["members"] = presence.members_sync(room) if 0 < count <= _MAX_MEMBERS else []
+        except RoomsError as error:
+            context["error"] = str(error)
+        return TemplateResponse(request, "admin/rooms_app/live/room.html", context)
 
     def do_view(self, request: HttpRequest) -> HttpResponse:
         """Close a room, kick a user, or write to a room; by POST, the first two once they are confirmed."""
@@ -97,8 +112,7 @@ class LiveRoomAdmin(ModelAdmin):
             raise PermissionDenied
         if "confirmed" not in request.POST:
             what = f"Close the room {room}" if act == "close" else f"Kick {name}"
-            context = {**self.admin_site.each_context(request), "title": f"{what}?", "opts": self.opts}
-            context |= {"what": what, "act": act, "room": room, "name": name}
+            context = {**self._context(request, f"{what}?"), "what": what, "act": act, "room": room, "name": name}
             return TemplateResponse(request, "admin/rooms_app/live/confirm.html", context)
         try:
             done = _close_room(room) if act == "close" else _kick(name)
@@ -109,16 +123,21 @@ class LiveRoomAdmin(ModelAdmin):
             messages.success(request, f"Every process was told to close the connections of {done}.")
         return HttpResponseRedirect(self._url())
 
+    def _context(self, request: HttpRequest, title: str) -> dict[str, Any]:
+        return {
+            **self.admin_site.each_context(request),
+            "title": title,
+            "opts": self.opts,
+            "may_moderate": request.user.has_perm("rooms_app.moderate_rooms"),
+            "may_send": may_send(request),
+        }
+
     def _url(self) -> str:
         return reverse("admin:rooms_app_liveroom_changelist", current_app=self.admin_site.name)
 
 
-def _number(text: str | None) -> int:
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 9 else 1
-
-
-def _has_more(listing: Any, page: int) -> bool:
-    return bool(listing.total_rooms > page * _PER_PAGE)
+def _query(view: View, *, step: int = 0) -> str:
+    return urlencode({"match": view.match, "page": view.page + step})
 
 
 def _find_user(name: str) -> Any:

@@ -29,15 +29,18 @@ class NotifyRoomsMixin:
         """The rooms of an object. Each subclass says so."""
         raise NotImplementedError(f"{type(self).__name__} needs get_rooms(obj), which returns room names.")
 
-    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        """The admin's actions, and ours for those who may send."""
-        actions: dict[str, Any] = super().get_actions(request)  # type: ignore[misc]
-        if may_send(request):
-            actions["notify_rooms"] = (notify_rooms, "notify_rooms", notify_rooms.short_description)  # type: ignore[attr-defined]
-        return actions
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        # A subclass with `actions` of its own would replace a class attribute. None means no actions at all.
+        actions = self.actions  # type: ignore[has-type]
+        self.actions = None if actions is None else [*actions, notify_rooms]
+
+    def has_notify_rooms_permission(self, request: HttpRequest) -> bool:
+        """Whether the action is offered."""
+        return may_send(request)
 
 
-@admin.action(description="Notify the selected objects' rooms")
+@admin.action(permissions=["notify_rooms"], description="Notify the selected objects' rooms")
 def notify_rooms(model_admin: Any, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
     """Lead to the form of a broadcast with the rooms filled in."""
     rooms = check_rooms(room for obj in queryset for room in model_admin.get_rooms(obj))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 
+from rooms_app.broadcasts import PERMISSION
 from rooms_app.exceptions import UnknownMessage
 from rooms_app.registry import WebSocketMessageBase, registry
-
-PERMISSION = "rooms_app.send_broadcast"
 
 
 def may_send(request: HttpRequest) -> bool:

@@ -32,6 +32,9 @@ class MessageForm(forms.Form):
     required_css_class = "required"
     error_css_class = "errors"
 
+    class Media:
+        js = (forms.Script("rooms_app/forms.js", type="module"),)
+
     #: The class whose instance the form gives.
     message_type: ClassVar[type[BaseModel]]
     plan: ClassVar[Group]
@@ -164,7 +167,12 @@ def _in_words(detail: ErrorDetails, rest: tuple[int | str, ...]) -> str:
 
 def shown_part(form: MessageForm, part: Part) -> dict[str, Any]:
     """What the template needs to know of a part."""
+    node = part.node
     return {
+        # For the script that adds rows.
+        "list_name": form.add_prefix(part.name) if isinstance(node, Rows) else "",
+        "max_rows": node.max_rows if isinstance(node, Rows) else None,
+        "is_bound": form.is_bound,
         "name": part.name,
         "label": part.node.label,
         "help": part.node.help,

@@ -57,6 +57,10 @@ class RoomsCommand(BaseCommand):
         """Give the command `--json`, as the option `as_json`."""
         parser.add_argument("--json", action="store_true", dest="as_json", help=help)
 
+    def add_user_argument(self, parser: CommandParser, name: str = "user") -> None:
+        """Give the command a user, for `find_user`: an argument, or the option `--user`."""
+        parser.add_argument(name, metavar="USER", help="by user name or pk:<pk>")
+
     def execute(self, *args: Any, **options: Any) -> str | None:
         """Run the command; what goes wrong as it may is raised as `CommandError`."""
         try:

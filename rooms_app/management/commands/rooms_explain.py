@@ -40,7 +40,7 @@ class Command(RoomsCommand):
     example = "ann chat-42 --path /ws/rooms/42"
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("user", metavar="USER", help="by user name or pk:<pk>")
+        self.add_user_argument(parser)
         parser.add_argument("room", type=room_name, metavar="ROOM", help="such as chat-42")
         parser.add_argument(
             "--path", metavar="PATH", help="the path she connects at (all routes are asked, without parameters)"

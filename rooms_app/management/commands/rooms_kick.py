@@ -31,7 +31,7 @@ class Command(RoomsCommand):
     example = "--user ann --room chat-42"
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--user", metavar="USER", help="by user name or pk:<pk>")
+        self.add_user_argument(parser, "--user")
         parser.add_argument("--room", type=room_name, metavar="ROOM", help="out of this room alone")
         parser.add_argument("--all", action="store_true", dest="everyone", help="with --room: everyone in it")
         self.add_json_argument(parser)

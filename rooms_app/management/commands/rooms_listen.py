@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import math
+import signal
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,8 +38,8 @@ class Command(RoomsCommand):
     """Joins the rooms as one more connection, through a hub like a server's own."""
 
     help = (
-        "Prints the frames of rooms as they come, one line of JSON each, until Ctrl-C. Also another user's room "
-        "(user-7) and broadcasts alone (*). It counts as a connection of these rooms."
+        "Prints the frames of rooms as they come, one line of JSON each, until Ctrl-C or SIGTERM. Also another user's "
+        "room (user-7) and broadcasts alone (*). It counts as a connection of these rooms."
     )
     example = "chat-42 --count 10 --seconds 60"
 
@@ -75,6 +76,9 @@ class Command(RoomsCommand):
         # A client would be asked to come back after a while.
         connection.expires_at = math.inf
         manager = use_ws_manager()
+        # Not every system has it, and only the main thread may.
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, listener.stop)
         try:
             with layer_errors():
                 await connection.accept()
@@ -119,6 +123,11 @@ class Listener:
         #: Done when it is enough; with the error where it ended otherwise.
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    def stop(self) -> None:
+        """It is enough."""
+        if not self.ended.done():
+            self.ended.set_result(None)
+
     async def send(self, event: dict[str, Any]) -> None:
         """Take an ASGI event of the connection."""
         if self.ended.done():
@@ -146,7 +155,7 @@ class Listener:
         self._show(_line(text, data, frame))
         self._left -= 1
         if not self._left:
-            self.ended.set_result(None)
+            self.stop()
 
 
 def _line(text: str | None, data: bytes | None, frame: Any) -> str:

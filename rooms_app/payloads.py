@@ -1,0 +1,27 @@
+"""Messages as JSON, for what is stored and sent later."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from rooms_app.exceptions import RoomsError
+from rooms_app.registry import WebSocketMessageBase, registry
+
+
+def text_of(message: WebSocketMessageBase) -> str:
+    """A message's fields as a JSON text that `restore` takes."""
+    return message.model_dump_json(round_trip=True)
+
+
+def restore(message_id: str, text: str) -> WebSocketMessageBase:
+    """The message with this MESSAGE_ID and these fields.
+
+    Raises `UnknownMessage` where its class is gone, and `RoomsError` where that takes the fields no longer.
+    """
+    message_type = registry.get(message_id)
+    try:
+        return message_type.model_validate_json(text, by_alias=True, by_name=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the message"
+        raise RoomsError(f"{message_id} has changed, and no longer fits: {place}: {first['msg']}.") from error

@@ -1,0 +1,185 @@
+/**
+ * The admin's live rooms page: what it shows changes by itself, over a WebSocket that `websocket_application` has.
+ *
+ * Without the script, and where the socket can't be reached, the page stays as it was loaded.
+ */
+
+import { connect } from "../rooms.js";
+
+/** @typedef {{room: string, connections: number}} RoomCount */
+/** @typedef {{process: string, connections: number, rooms: number}} ProcessCount */
+/**
+ * What one page of the list shows.
+ * @typedef {{rooms: RoomCount[], total_rooms: number, connections: number, processes: ProcessCount[]}} Listing
+ */
+/** `listing` is null while the counts can't be read. @typedef {{listing: Listing | null, has_more: boolean}} LiveRooms */
+/** @typedef {(string | number)[]} Entry the texts of a row; the first one names it */
+
+const MAX_HELD_ROWS = 200;
+
+/** The rows of a table, each under its name. Those that stay keep what is selected, and have the focus, in them. */
+class Rows {
+  /** @type {HTMLTableElement} */ #table;
+  /** @type {HTMLTableSectionElement} */ #body;
+  /** @type {HTMLTemplateElement} */ #template;
+  /** What is to be shown; null while that is what the page was loaded with. @type {Entry[] | null} */ #entries = null;
+
+  /** @param {HTMLElement} page @param {string} name of the table */
+  constructor(page, name) {
+    this.#table = /** @type {HTMLTableElement} */ (page.querySelector(`[data-table="${name}"]`));
+    this.#template = /** @type {HTMLTemplateElement} */ (page.querySelector(`[data-row="${name}"]`));
+    this.#body = this.#table.tBodies[0];
+    // Afterwards: while the focus goes from one button to the next, it is nowhere.
+    const arrange = () => setTimeout(() => this.#arrange());
+    this.#body.addEventListener("pointerleave", arrange);
+    this.#body.addEventListener("focusout", arrange);
+  }
+
+  /** @param {Entry[]} entries in their order */
+  show(entries) {
+    this.#entries = entries;
+    this.#arrange();
+  }
+
+  #arrange() {
+    if (this.#entries === null) {
+      return;
+    }
+    const rows = new Map([...this.#body.rows].map((row) => [row.cells[0].textContent, row]));
+    const wanted = new Map(this.#entries.map((entry) => [String(entry[0]), entry]));
+    for (const [name, entry] of wanted) {
+      const row = rows.get(name);
+      if (row) {
+        this.#update(row, entry);
+      } else {
+        rows.set(name, this.#add(entry));
+      }
+    }
+    const gone = [...rows].filter(([name]) => !wanted.has(name)).map(([, row]) => row);
+    if (this.#isHeld()) {
+      // Nothing may move from under the pointer or the keyboard: a button would become another room's.
+      gone.forEach((row) => this.#update(row, ["", 0]));
+    } else {
+      gone.forEach((row) => row.remove());
+      [...wanted.keys()].forEach((name, index) => {
+        const row = /** @type {HTMLTableRowElement} */ (rows.get(name));
+        if (this.#body.rows[index] !== row) {
+          this.#body.insertBefore(row, this.#body.rows[index] ?? null);
+        }
+      });
+    }
+    this.#table.hidden = this.#body.rows.length === 0;
+  }
+
+  /** Whether somebody is at one of the rows. */
+  #isHeld() {
+    const isAt = this.#body.matches(":hover") || this.#body.contains(document.activeElement);
+    return isAt && this.#body.rows.length < MAX_HELD_ROWS;
+  }
+
+  /** @param {Entry} entry */
+  #add(entry) {
+    const copy = /** @type {DocumentFragment} */ (this.#template.content.cloneNode(true));
+    const row = /** @type {HTMLTableRowElement} */ (copy.querySelector("tr"));
+    const name = String(entry[0]);
+    const link = row.cells[0].querySelector("a");
+    if (link) {
+      link.href += encodeURIComponent(name);
+    }
+    (link ?? row.cells[0]).textContent = name;
+    entry.slice(1).forEach((text, index) => (row.cells[index + 1].textContent = String(text)));
+    for (const field of row.querySelectorAll("input[name=room]")) {
+      /** @type {HTMLInputElement} */ (field).value = name;
+    }
+    for (const button of row.querySelectorAll("[aria-label]")) {
+      button.setAttribute("aria-label", button.getAttribute("aria-label") + name);
+    }
+    this.#body.append(row);
+    return row;
+  }
+
+  /** @param {HTMLTableRowElement} row @param {Entry} entry */
+  #update(row, entry) {
+    entry.slice(1).forEach((text, index) => {
+      const cell = row.cells[index + 1];
+      if (cell.textContent !== String(text)) {
+        cell.textContent = String(text);
+        cell.classList.remove("rooms-changed");
+        requestAnimationFrame(() => cell.classList.add("rooms-changed"));
+      }
+    });
+  }
+}
+
+/** The page, and whether what it shows is so now. */
+class LivePage {
+  /** @type {HTMLElement} */ #page;
+  /** @type {Rows} */ #rooms;
+  /** @type {Rows} */ #processes;
+
+  /** @param {HTMLElement} page */
+  constructor(page) {
+    this.#page = page;
+    this.#rooms = new Rows(page, "rooms");
+    this.#processes = new Rows(page, "processes");
+  }
+
+  start() {
+    const socket = connect(/** @type {string} */ (this.#page.dataset.url));
+    socket.on("rooms.live", (message) => this.#show(message));
+    socket.onStatus(({ state }) => {
+      if (state === "reconnecting") {
+        this.#say("Reconnecting: this may be old.");
+      } else if (state === "stopped") {
+        this.#say("Not live:", true);
+      }
+      // Live only once there is something to show.
+    });
+  }
+
+  /** @param {LiveRooms} message */
+  #show({ listing, has_more: hasMore }) {
+    if (listing === null) {
+      return this.#say("The counts can't be read now: these are old.");
+    }
+    this.#say("Live. This page is one of the connections.");
+    this.#total("connections", listing.connections, "connection", "connections");
+    this.#total("processes", listing.processes.length, "process", "processes");
+    this.#total("rooms", listing.total_rooms, "room", "rooms");
+    this.#rooms.show(listing.rooms.map(({ room, connections }) => [room, connections]));
+    this.#processes.show(
+      listing.processes.map(({ process, connections, rooms }) => [process, connections, rooms]),
+    );
+    this.#part("empty").hidden = listing.rooms.length > 0;
+    this.#part("more").hidden = !hasMore;
+  }
+
+  /** @param {string} text @param {boolean} [isOver] whether only a reload helps */
+  #say(text, isOver = false) {
+    write(this.#part("state"), text);
+    this.#part("reload").hidden = !isOver;
+  }
+
+  /** @param {string} name @param {number} number @param {string} one @param {string} many */
+  #total(name, number, one, many) {
+    const total = /** @type {HTMLElement} */ (this.#page.querySelector(`[data-total="${name}"]`));
+    write(total, `${number} ${number === 1 ? one : many}`);
+  }
+
+  /** @param {string} name @returns {HTMLElement} */
+  #part(name) {
+    return /** @type {HTMLElement} */ (this.#page.querySelector(`[data-${name}]`));
+  }
+}
+
+/** What stays the same is not read out again. @param {HTMLElement} element @param {string} text */
+function write(element, text) {
+  if (element.textContent !== text) {
+    element.textContent = text;
+  }
+}
+
+const page = document.getElementById("rooms-live");
+if (page !== null) {
+  new LivePage(page).start();
+}
