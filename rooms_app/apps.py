@@ -30,6 +30,10 @@ class RoomsAppConfig(AppConfig):
             from rooms_app import signals
 
             signals.connect()
+        # Nor this: it needs the models.
+        from rooms_app import stored_sends
+
+        stored_sends.connect()
         for config in apps.get_app_configs():
             if module_has_submodule(config.module, "messages"):
                 _import_messages(f"{config.name}.messages")

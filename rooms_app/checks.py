@@ -37,6 +37,14 @@ def _check_settings() -> Iterator[CheckMessage]:
 def _check_messages() -> Iterator[CheckMessage]:
     for error in registry.errors:
         yield Error(str(error), hint="Give each message class a MESSAGE_ID of its own.", id="rooms.E003")
+    for message_type in registry:
+        if message_type.OUTBOX and message_type.VOLATILE:
+            yield Warning(
+                f"{message_type.MESSAGE_ID} has OUTBOX and VOLATILE: it is stored so that it gets lost nowhere, and "
+                "then dropped for a slow connection.",
+                hint="Choose one of the two.",
+                id="rooms.W011",
+            )
 
 
 def _check_layer() -> Iterator[CheckMessage]:

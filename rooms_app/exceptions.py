@@ -7,7 +7,9 @@ RoomsError
 ├── MessageTooLarge           (also ValueError)
 ├── InvalidRoom               (also ValueError)
 ├── ForbiddenRoom
-├── RoomsUnavailable
+├── Unavailable
+│   ├── RoomsUnavailable
+│   └── BusUnavailable
 └── ConnectionClosed
 """
 
@@ -55,8 +57,16 @@ class ForbiddenRoom(RoomsError):  # noqa: N818
         self.room = room
 
 
-class RoomsUnavailable(RoomsError):  # noqa: N818
+class Unavailable(RoomsError):  # noqa: N818
+    """Something that is needed does not answer; a later try may succeed."""
+
+
+class RoomsUnavailable(Unavailable):
     """The channel layer did not confirm: the message was perhaps sent, perhaps not."""
+
+
+class BusUnavailable(Unavailable):
+    """Neither the broker nor the outbox took the bus message."""
 
 
 class ConnectionClosed(RoomsError):  # noqa: N818

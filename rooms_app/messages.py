@@ -16,10 +16,10 @@ __all__ = ["MessageRegistry", "WebSocketMessage", "WebSocketMessageBase", "regis
 class WebSocketMessage(WebSocketMessageBase, abstract=True):
     """A typed message that can send itself.
 
-    Each send returns what became of it: `sent`, `deferred` (to the commit) or `failed`. A failure of the channel
-    layer is counted and logged; with `robust=False` it is raised as `RoomsUnavailable`, which means perhaps sent.
-    `exclude` leaves one connection out ("to others"). On a layer with history, sends with the same
-    `idempotency_key` within 5 minutes are one. Raises `InvalidRoom` and `MessageTooLarge`.
+    Each send returns what became of it: `sent`, `deferred` (to the commit; with `OUTBOX` also until Redis is back) or
+    `failed`. A failure of the channel layer is counted and logged; with `robust=False` it is raised as
+    `RoomsUnavailable`, which means perhaps sent. `exclude` leaves one connection out ("to others"). On a layer with
+    history, sends with the same `idempotency_key` within 5 minutes are one. Raises `InvalidRoom` and `MessageTooLarge`.
     """
 
     async def send(

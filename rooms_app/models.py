@@ -1,4 +1,4 @@
-"""What is stored: broadcasts that operators compose, and what operators did."""
+"""What is stored: broadcasts that operators compose, what operators did, the outbox, and the dead letters."""
 
 from __future__ import annotations
 
@@ -111,3 +111,92 @@ class LiveRoom(models.Model):
 
     def __str__(self) -> str:
         return "live room"
+
+
+class OutboxEntry(models.Model):
+    """Something that is to leave after the transaction that stored it, at once or at its time.
+
+    Its state only changes by compare-and-set: see `rooms_app.relay`.
+    """
+
+    class State(models.TextChoices):
+        """Where it is."""
+
+        WAITING = "waiting", "Waiting"
+        DONE = "done", "Done"
+        FAILED = "failed", "Failed"
+
+    id = models.BigAutoField(primary_key=True)
+    #: Names who carries it, such as "send".
+    kind = models.CharField(max_length=20)
+    #: Two of one kind with the same key are one.
+    key = models.CharField(max_length=255)
+    #: What its carrier needs. Empty once it is done: only the key is remembered then.
+    body = models.JSONField(default=dict)
+    #: Whether the key is remembered for a day once it is done; a key that nobody can give again is not.
+    is_remembered = models.BooleanField(default=True)
+    due_at = models.DateTimeField(default=timezone.now)
+    created_at = models.DateTimeField(default=timezone.now)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.WAITING)
+    #: Whoever carries it now, by a token of that one claim; empty for nobody.
+    claimed_by = models.CharField(max_length=32, blank=True)
+    #: With a claim: when whoever has it counts as dead. Without: not before then, after a failure.
+    claimed_until = models.DateTimeField(null=True)
+    #: Tries that failed, but for those at which what it needs did not answer.
+    attempts = models.PositiveIntegerField(default=0)
+    #: What went wrong last.
+    error = models.TextField(blank=True)
+    done_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["due_at", "id"]
+        verbose_name_plural = "outbox entries"
+        constraints = [models.UniqueConstraint(fields=["kind", "key"], name="rooms_outbox_key")]
+        indexes = [
+            models.Index(fields=["state", "kind", "due_at"], name="rooms_outbox_due"),
+            models.Index(fields=["state", "done_at"], name="rooms_outbox_done"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.key}"
+
+
+class DeadLetter(models.Model):
+    """A delivery of a bus message that its handler could not take, kept for an operator to look at."""
+
+    class State(models.TextChoices):
+        """Whether an operator has given it another try."""
+
+        DEAD = "dead", "Dead"
+        REQUEUED = "requeued", "Requeued"
+
+    class Reason(models.TextChoices):
+        """Why it was given up."""
+
+        RETRIES = "retries", "Failed at every try"
+        REJECTED = "rejected", "Rejected by its handler"
+        PAYLOAD = "payload", "Its payload does not fit"
+        LOST = "lost", "Its worker died, again and again"
+        UNKNOWN = "unknown", "No handler has this name"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    #: All of the delivery, as its worker got it.
+    delivery = models.JSONField(default=dict)
+    topic = models.CharField(max_length=255)
+    handler = models.CharField(max_length=255)
+    #: A `Reason`. Not `choices`, which would need a migration for each new one.
+    reason = models.CharField(max_length=20)
+    error = models.TextField(blank=True)
+    attempts = models.PositiveIntegerField(default=0)
+    published_at = models.DateTimeField(null=True)
+    died_at = models.DateTimeField(default=timezone.now, db_index=True)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.DEAD)
+    requeued_at = models.DateTimeField(null=True)
+    requeued_by = models.ForeignKey(_USER, null=True, on_delete=models.SET_NULL, related_name="+")
+
+    class Meta:
+        ordering = ["-died_at"]
+        permissions = [("requeue_dead_letter", "Can have dead letters and failed outbox entries tried again")]
+
+    def __str__(self) -> str:
+        return f"{self.topic} for {self.handler}"

@@ -16,7 +16,7 @@ class SendOutcome(StrEnum):
 
     #: The channel layer has it.
     SENT = "sent"
-    #: It goes when the transaction commits.
+    #: It is kept, and goes later: when the transaction commits, or when what it needs is back.
     DEFERRED = "deferred"
     #: The channel layer did not confirm; it was counted and logged.
     FAILED = "failed"

@@ -72,6 +72,8 @@ class WebSocketMessageBase(BaseModel):
     RETAIN: ClassVar[bool] = False
     #: Not kept, and dropped for a slow connection rather than closing it: a cursor's place, a progress bar.
     VOLATILE: ClassVar[bool] = False
+    #: Stored in the transaction that sends it, and sent from there: it leaves also if the process dies in between.
+    OUTBOX: ClassVar[bool] = False
 
     @classmethod
     def may_broadcast(cls, user: Any) -> bool:

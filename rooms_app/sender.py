@@ -12,6 +12,7 @@ from django.db.transaction import TransactionManagementError
 
 from rooms_app.background import refuse_in_event_loop
 from rooms_app.connection import HasConnection
+from rooms_app.exceptions import RoomsConfigurationError
 from rooms_app.manager import (
     ChannelLayerManager,
     PendingSend,
@@ -54,6 +55,38 @@ class WebSocketMessageSender(Protocol):
         """Send a message to rooms from sync code; `using` names the database whose transaction counts."""
 
 
+class StoredSends(Protocol):
+    """Sends messages whose class has `OUTBOX`, by way of the database. The Django app sets it, which has the table."""
+
+    async def send(self, rooms: Sequence[str], message: WebSocketMessageBase, **options: Any) -> SendOutcome:
+        """Send a message to rooms from async code."""
+
+    def send_sync(
+        self, rooms: Sequence[str], message: WebSocketMessageBase, *, using: str | None = None, **options: Any
+    ) -> SendOutcome:
+        """Send a message to rooms from sync code."""
+
+
+_stored_sends: StoredSends | None = None
+
+
+def set_stored_sends(sends: StoredSends) -> None:
+    """Have messages whose class has `OUTBOX` sent so, in this process."""
+    global _stored_sends
+    _stored_sends = sends
+
+
+def _sends_of(message: WebSocketMessageBase) -> StoredSends | None:
+    if not message.OUTBOX:
+        return None
+    if _stored_sends is None:
+        raise RoomsConfigurationError(
+            f"{type(message).__name__} has OUTBOX = True, and the outbox is a table of the app rooms_app: put it into "
+            "INSTALLED_APPS, and run manage.py migrate."
+        )
+    return _stored_sends
+
+
 class OnCommitSender:
     """Sends at once from async code, where Django has no transactions; after the commit from sync code."""
 
@@ -61,12 +94,15 @@ class OnCommitSender:
         self._manager = manager
 
     async def send(self, rooms: Sequence[str], message: WebSocketMessageBase, **options: Any) -> SendOutcome:
-        return await self._manager().send(rooms, message, **options)
+        stored = _sends_of(message)
+        return await (self._manager() if stored is None else stored).send(rooms, message, **options)
 
     def send_sync(
         self, rooms: Sequence[str], message: WebSocketMessageBase, *, using: str | None = None, **options: Any
     ) -> SendOutcome:
         refuse_in_event_loop("send_sync")
+        if (stored := _sends_of(message)) is not None:
+            return stored.send_sync(rooms, message, using=using, **options)
         using = using or DEFAULT_DB_ALIAS
         if not is_in_transaction(using):
             return self._manager().send_sync(rooms, message, **options)

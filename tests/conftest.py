@@ -6,12 +6,17 @@ import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import pytest_django
 
 from rooms_app.layers import channel_layer
 from tests import live
+from tests.postgres import Postgres, running_postgres
+
+if TYPE_CHECKING:
+    from tests.outbox_rows import Carried
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,6 +45,13 @@ def own_redis(tmp_path: Path) -> Iterator[live.RedisServer]:
         server.stop()
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL that the tests of this process share."""
+    with running_postgres() as server:
+        yield server
+
+
 @pytest.fixture(scope="module")
 def demo_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[live.DemoServers]:
     """The demo on two processes, one daphne and one uvicorn, and a Redis."""
@@ -64,3 +76,16 @@ def use_layer(kind: str, request: pytest.FixtureRequest, settings: object, **con
     entry = channel_layer(kind, url, prefix=f"test-{uuid.uuid4().hex[:8]}", **config)
     settings.CHANNEL_LAYERS = {"default": entry}  # type: ignore[attr-defined]
     return entry
+
+
+@pytest.fixture
+def carried() -> Iterator[Carried]:
+    """What has left the outbox, of the kind of the tests."""
+    # Not at the top: the models need settings, which pytest-django finds later.
+    from rooms_app.carrying import forget_carrier, register_carrier
+    from tests.outbox_rows import KIND, Carried
+
+    carrier = Carried()
+    register_carrier(KIND, carrier)
+    yield carrier
+    forget_carrier(KIND)

@@ -9,3 +9,12 @@ class Note(WebSocketMessage):
     MESSAGE_ID = "tests.note"
     number: int = 0
     text: str = ""
+
+
+class KeptNote(WebSocketMessage):
+    """A note that leaves by way of the outbox."""
+
+    MESSAGE_ID = "tests.kept"
+    OUTBOX = True
+    number: int = 0
+    text: str = ""

@@ -1,4 +1,4 @@
-"""`manage.py rooms_scheduler`: sends the broadcasts that operators have scheduled, when they are due."""
+"""`manage.py rooms_scheduler`: sends what is due, of the broadcasts that operators have scheduled and of the outbox."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import socket
 from argparse import ArgumentTypeError
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -16,8 +17,10 @@ from django.db import Error as DatabaseFailure
 from django.db import close_old_connections, connections
 
 from rooms_app.broadcasts import send_due
-from rooms_app.exceptions import explain
+from rooms_app.carrying import forget_carrier
+from rooms_app.exceptions import RoomsConfigurationError, explain
 from rooms_app.management.base import RoomsCommand, counted, seconds
+from rooms_app.relay import relay_due
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +29,8 @@ class Command(RoomsCommand):
     """Looks for what is due, again and again, until it is told to stop."""
 
     help = (
-        "Sends scheduled broadcasts when they are due, each once, with any number of these running. What fell due "
-        "while none ran is sent late rather than never. SIGTERM and Ctrl-C end it."
+        "Sends scheduled broadcasts, and what waits in the outbox, when they are due, each once, with any number of "
+        "these running. What fell due while none ran is sent late rather than never. SIGTERM and Ctrl-C end it."
     )
     example = "--interval 2"
 
@@ -44,8 +47,9 @@ class Command(RoomsCommand):
 
     def handle(self, *args: Any, interval: float, once: bool, as_json: bool, **options: Any) -> None:
         """Send what is due; with `--once` a database that is away is a `CommandError`."""
+        _learn_bus_messages()
         if once:
-            self._say(send_due(), as_json=as_json)
+            self._say(send_due(), relay_due(), as_json=as_json)
             return
         database = _Database()
         with _stop_signals() as stopped:
@@ -54,17 +58,33 @@ class Command(RoomsCommand):
                 self.stdout.flush()
             while not stopped(0):
                 with database.attempt():
-                    if sent := send_due():
-                        self._say(sent, as_json=as_json)
+                    sent, relayed = send_due(), relay_due()
+                    if sent or relayed:
+                        self._say(sent, relayed, as_json=as_json)
                 if stopped(interval):
                     return
 
-    def _say(self, sent: int, *, as_json: bool) -> None:
+    def _say(self, sent: int, relayed: int, *, as_json: bool) -> None:
         if as_json:
-            self.write_json({"sent": sent})
-        else:
-            self.stdout.write(f"{counted(sent, 'broadcast')} sent.")
-            self.stdout.flush()
+            self.write_json({"sent": sent, "relayed": relayed})
+            return
+        said = [f"{counted(sent, 'broadcast')} sent"] if sent or not relayed else []
+        said += [f"{counted(relayed, 'outbox entry', 'outbox entries')} relayed"] if relayed else []
+        self.stdout.write(f"{', '.join(said)}.")
+        self.stdout.flush()
+
+
+def _learn_bus_messages() -> None:
+    """Have the outbox's bus messages handed to the broker here, too, where this process knows it."""
+    if find_spec("celery") is None:
+        return
+    from rooms_app.bus import broker, leaving
+
+    try:
+        broker.celery_app()
+    except RoomsConfigurationError:
+        # Left to the workers.
+        forget_carrier(leaving.KIND)
 
 
 class _Database:
