@@ -74,8 +74,8 @@ class Children:
         self._alarm.close()
         self._bell.close()
 
-    def start(self, name: str, command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> None:
-        """Start a child, in a process group of its own: a Ctrl-C in the terminal is for us to pass on."""
+    def start(self, name: str, command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> int:
+        """Start a child, in a process group of its own: a Ctrl-C in the terminal is for us to pass on. Its pid."""
         process = subprocess.Popen(
             command,
             cwd=cwd,
@@ -89,6 +89,7 @@ class Children:
         child = _Child(name, process)
         self._children.append(child)
         self._selector.register(child.output, selectors.EVENT_READ, child)
+        return process.pid
 
     def check(self) -> None:
         """Raise `Stopped` if a signal has come, `ChildEnded` if a child has gone."""
@@ -134,7 +135,7 @@ class Children:
                 self._show_output(key.data)
 
     def _show_output(self, child: _Child) -> None:
-        for line in child.read():
+        for line in filter(None, child.read()):
             self._show(f"{child.name}: {line}")
         if child.at_end:
             self._selector.unregister(child.output)

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from project.secret import secret_key
-from rooms_app.embedded import redis_url
+from rooms_app.embedded import broker_url, redis_url
 from rooms_app.layers import channel_layer
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -72,12 +72,27 @@ DATABASES = {
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 ROOMS = {"embedded_directory": RUNTIME_DIR}
+_PREFIX = os.environ.get("CHANNEL_PREFIX", "rooms-demo")
 CHANNEL_LAYERS = {
-    "default": channel_layer(
-        os.environ.get("CHANNEL_LAYER", "rooms"),
-        redis_url(RUNTIME_DIR),
-        prefix=os.environ.get("CHANNEL_PREFIX", "rooms-demo"),
-    ),
+    "default": channel_layer(os.environ.get("CHANNEL_LAYER", "rooms"), redis_url(RUNTIME_DIR), prefix=_PREFIX),
+}
+
+CELERY_BROKER_URL = broker_url(RUNTIME_DIR)
+# Rooms, broker and cache share a Redis, perhaps with others.
+CELERY_BROKER_TRANSPORT_OPTIONS = {"global_keyprefix": f"{_PREFIX}:bus:"}
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TIMEZONE = "UTC"
+
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    # The same for all servers and the worker.
+    "shared": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": redis_url(RUNTIME_DIR),
+        "KEY_PREFIX": f"{_PREFIX}:cache",
+        "OPTIONS": {"socket_connect_timeout": 1, "socket_timeout": 2},
+    },
 }
 
 STATIC_URL = "static/"

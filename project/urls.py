@@ -9,6 +9,7 @@ from rooms_app import health
 urlpatterns = [
     path("", views.page, name="chat"),
     path("chat/<path:room_id>/message", views.SendMessage.as_view(), name="send-message"),
+    path("report", views.OrderReport.as_view(), name="order-report"),
     path("health/live", health.live, name="health-live"),
     path("health/ready", health.ready, name="health-ready"),
     path("admin/", admin.site.urls),

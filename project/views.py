@@ -1,4 +1,4 @@
-"""The demo's page, and the view through which its visitors speak."""
+"""The demo's page, and the views through which its visitors speak, and order reports."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 from pydantic import BaseModel, StringConstraints
-from rest_framework.exceptions import PermissionDenied
+from redis import RedisError
+from rest_framework.exceptions import APIException, PermissionDenied
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from project import reports
 from project.messages import ChatMessage
-from project.visitors import remember, visitor
+from project.visitors import is_guest_room, remember, visitor
 from rooms_app import RoomName
+from rooms_app.bus import BusUnavailable
 from rooms_app.rooms import is_reserved
 from rooms_app.views import PydanticAPIView
 
@@ -56,7 +59,7 @@ class SendMessage(PydanticAPIView):
 
     async def post(self, request: Request, room_id: RoomName, body: ChatMessageRequest) -> Response:
         """Answer once the channel layer has the message; 503 if it does not take it."""
-        if is_reserved(room_id):
+        if is_reserved(room_id) or is_guest_room(room_id):
             raise PermissionDenied("This room is reserved: only the server itself may send to it.")
         speaker = visitor(request)
         message = ChatMessage(
@@ -67,5 +70,30 @@ class SendMessage(PydanticAPIView):
         )
         await message.send(room_id, robust=False)  # somebody waits for the answer, so a failure must be told
         response = Response({"status": "sent"})
+        remember(response, speaker, secure=request.is_secure())
+        return response
+
+
+class NoReports(APIException):
+    """503: the order was not taken."""
+
+    status_code = 503
+    default_detail = "Reports can't be ordered at the moment: try again soon."
+    default_code = "no_reports"
+
+
+class OrderReport(PydanticAPIView):
+    """`POST` without a body: have the worker make a report, signed in or as a guest."""
+
+    permission_classes = [AllowAny]
+
+    async def post(self, request: Request) -> Response:
+        """Answer once it is ordered, with its id; while one is being made, with the id of that."""
+        speaker = visitor(request)
+        try:
+            report_id = await reports.order(speaker.room)
+        except (RedisError, BusUnavailable) as error:
+            raise NoReports from error
+        response = Response({"report_id": report_id}, status=202)
         remember(response, speaker, secure=request.is_secure())
         return response

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from rooms_app.exceptions import RoomsConfigurationError, RoomsError
 from rooms_app.processes import ProcessLock, die_with_parent, lock
@@ -59,6 +59,19 @@ def redis_url(directory: Path | str) -> str:
     directory takes its place; raises `RoomsConfigurationError` if that one is not ours alone.
     """
     return os.environ.get("REDIS_URL") or _url(_socket_path(Path(directory).resolve()))
+
+
+def broker_url(directory: Path | str) -> str:
+    """`redis_url`, as Celery's `broker_url` has it: of a unix socket it has a name of its own."""
+    url = redis_url(directory)
+    parts = urlsplit(url)
+    if parts.scheme != "unix":
+        return url
+    options = dict(parse_qsl(parts.query))
+    if "db" in options:
+        options["virtual_host"] = options.pop("db")
+    query = f"?{urlencode(options)}" if options else ""
+    return f"redis+socket://{parts.netloc}{parts.path}{query}"
 
 
 def is_started(directory: Path | str) -> bool:

@@ -186,6 +186,7 @@ def test_the_demo_serves_on_both_ports_until_a_signal_ends_everything(
     assert all(f"http://127.0.0.1:{port}/\n" in demo.output() for port in ports)
     assert "Starting the bundled Redis … ok\n" in demo.output()
     assert all(f"Starting {server} on port {port} … ok\n" in demo.output() for port in ports)
+    assert "Starting the worker … ok\n" in demo.output()
     assert demo.end(signum) == 0
     assert demo.output().endswith("Everything is stopped.\n")
     assert family.left() == []
@@ -196,8 +197,8 @@ def test_a_killed_demo_leaves_no_process(checkout: Path, ports: list[str], famil
     """Within 2 s of SIGKILL the servers and the bundled Redis are gone, and a new demo starts at once."""
     demo = family.start(checkout, "demo", "--ports", *ports)
     demo.wait_for(READY)
-    # The two servers, the bundled Redis and the scheduler.
-    assert len(children_of(demo.process.pid)) == 4
+    # The two servers, the worker, the bundled Redis and the scheduler.
+    assert len(children_of(demo.process.pid)) == 5
     demo.process.kill()
     wait_until(lambda: family.left() == [], timeout=2, what="the end of all children")
     again = family.start(checkout, "demo", "--ports", *ports)
@@ -301,6 +302,29 @@ def test_what_dies_unexpectedly_ends_the_demo_and_is_named(
     assert family.left() == []
 
 
+def test_a_worker_killed_in_the_middle_of_a_report_ends_the_demo_and_keeps_the_report(
+    checkout: Path, ports: list[str], family: Family
+) -> None:
+    """The next demo's broker still has it, for its worker."""
+    demo = family.start(checkout, "demo", "--ports", ports[0])
+    demo.wait_for(READY)
+    (pid,) = re.findall(r"Worker: process (\d+)\n", demo.output())
+    with httpx.Client(base_url=f"http://127.0.0.1:{ports[0]}") as visitor:
+        visitor.get("/")
+        cookies = {"Cookie": f"guest={visitor.cookies['guest']}"}
+        with connect(f"ws://127.0.0.1:{ports[0]}/ws/lobby", additional_headers=cookies) as socket:
+            visitor.post("/report").raise_for_status()
+            assert json.loads(socket.recv(timeout=5))["MESSAGE_ID"] == "report.progress"
+            os.kill(int(pid), signal.SIGKILL)
+            assert demo.wait_for_exit() == 1
+    assert "celery worker ended unexpectedly, by SIGKILL" in demo.output()
+    assert family.left() == []
+    again = family.start(checkout, "demo", "--ports", ports[0])
+    again.wait_for(READY)
+    assert bundled(checkout).hlen("rooms-demo:bus:unacked") == 1
+    assert again.end(signal.SIGINT) == 0
+
+
 def test_a_server_that_can_not_start_shows_why(checkout: Path, ports: list[str], family: Family) -> None:
     """Its own output, after its name, and then nothing is left running."""
     (checkout / "project" / "asgi.py").write_text("raise RuntimeError('broken on purpose')\n")
@@ -327,6 +351,7 @@ def test_the_help_has_an_example(checkout: Path, family: Family) -> None:
     output = " ".join(demo.output().split())
     assert "Example: python manage.py demo --ports" in output
     assert "python manage.py demo --restart 8010" in output
+    assert "a Celery worker" in output
 
 
 @pytest.mark.parametrize("options", [(), ("--noreload",)], ids=["reload", "noreload"])

@@ -1,4 +1,4 @@
-"""`manage.py demo`: the whole chat on one machine, several servers and the Redis between them."""
+"""`manage.py demo`: the whole chat on one machine, several servers, a worker, and the Redis between them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, connections
 
+from project import worker
 from project.processes import ChildEnded, Children, Stopped, how
 from project.restart import (
     START_TIMEOUT,
@@ -41,7 +42,10 @@ _WINDOW = 5.0
 class Command(BaseCommand):
     """Starts what the demo needs, shows where it is, and takes it all down again."""
 
-    help = "Runs the demo: two servers that share one Redis, ready to chat across. Ctrl-C stops everything."
+    help = (
+        "Runs the demo: two servers that share one Redis, ready to chat across, and a Celery worker for what takes "
+        "longer. Ctrl-C stops everything."
+    )
 
     # A progress line waits for its "ok".
     _line_is_open = False
@@ -109,15 +113,19 @@ class Command(BaseCommand):
         stack.callback(children.stop)
         for port in ports:
             _start_server(children, server, host, port)
+        # It comes up beside them.
+        worker_pid = _start(children, "celery worker", worker.command())
         deadline = time.monotonic() + START_TIMEOUT
         for port in ports:
             with self._step(f"Starting {_name(server, port)}"):
                 _await_server(children, server, host, port, deadline=deadline)
+        with self._step("Starting the worker"):
+            _await_worker(children, deadline=deadline)
         # When no step waits for its "ok": it says what it does.
         _start(children, "scheduler", [sys.executable, "manage.py", "rooms_scheduler"])
         stack.callback(withdraw, settings.RUNTIME_DIR)
         RunningDemo(pid=os.getpid(), host=_reachable(host), ports=ports).write(settings.RUNTIME_DIR)
-        self._welcome(ports, host)
+        self._welcome(ports, host, worker_pid)
         while True:
             children.wait()
             for port in set(ports).intersection(take_requests(settings.RUNTIME_DIR)):
@@ -172,11 +180,17 @@ class Command(BaseCommand):
             process = ask_for_restart(directory, lock, port, process)
         self.stdout.write(f"Port {port} is served again, by process {process}.")
 
-    def _welcome(self, ports: list[int], host: str) -> None:
+    def _welcome(self, ports: list[int], host: str, worker_pid: int) -> None:
         urls = [f"http://{_in_url(_reachable(host))}:{port}/" for port in ports]
         lines = ["", self.style.SUCCESS("The chat is up. Open it on different servers and talk across:"), ""]
         lines += [f"    {url}" for url in urls]
-        lines += ["", f"    Admin: {urls[0]}admin/", "", "Ctrl-C stops everything."]
+        lines += [
+            "",
+            f"    Admin: {urls[0]}admin/",
+            f"    Worker: process {worker_pid}",
+            "",
+            "Ctrl-C stops everything.",
+        ]
         self.stdout.write("\n".join(lines))
         self.stdout.flush()
 
@@ -254,9 +268,9 @@ def _name(server: str, port: int) -> str:
     return f"{server} on port {port}"
 
 
-def _start(children: Children, name: str, command: list[str], **environment: str) -> None:
+def _start(children: Children, name: str, command: list[str], **environment: str) -> int:
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
-    children.start(name, command, cwd=settings.BASE_DIR, env=variables)
+    return children.start(name, command, cwd=settings.BASE_DIR, env=variables)
 
 
 def _start_server(children: Children, server: str, host: str, port: int) -> None:
@@ -273,6 +287,15 @@ def _await_server(children: Children, server: str, host: str, port: int, *, dead
         children.wait(0.1)
         if time.monotonic() > deadline:
             raise CommandError(f"{_name(server, port)} doesn't answer after {START_TIMEOUT:g} s.")
+    children.check()
+
+
+def _await_worker(children: Children, *, deadline: float) -> None:
+    """Return once the worker answers through Redis; `CommandError` if it doesn't by then."""
+    while not worker.answers():
+        children.wait(0)
+        if time.monotonic() > deadline:
+            raise CommandError(f"The worker doesn't answer after {START_TIMEOUT:g} s.")
     children.check()
 
 

@@ -2,15 +2,21 @@
 
 import { connect } from "../rooms_app/rooms.js";
 import { MessageLog } from "./message-log.js";
+import { pageUrl, post } from "./post.js";
+import { ReportPanel } from "./report.js";
 
 /** @typedef {import("../rooms_app/rooms.js").Status} Status */
 /** @typedef {{user_id: string, username: string, content: string, timestamp: string}} ChatMessage */
 /** @typedef {import("../rooms_app/rooms.js").Envelope<ChatMessage>} Envelope */
+/** @typedef {{"chat.message": ChatMessage} & import("./report.js").ReportMessages} Messages */
 
 const DEFAULT_ROOM = "lobby";
 const MAX_ROOM = 255;
 const MAX_CONTENT = 4_000;
-const POST_TIMEOUT_MS = 15_000;
+const POST_WORDS = {
+  late: "The server did not answer: perhaps your message was sent, perhaps not.",
+  unreachable: "The server can’t be reached. Your text is still here.",
+};
 
 const CLOSED_BECAUSE = new Map([
   [1000, "The server ended this connection."],
@@ -50,8 +56,9 @@ class Chat {
     empty: element("empty"),
     more: element("new-messages"),
   });
+  #report = new ReportPanel(element("work"));
   #room = "";
-  /** @type {import("../rooms_app/rooms.js").Rooms<{"chat.message": ChatMessage}> | null} */ #connection = null;
+  /** @type {import("../rooms_app/rooms.js").Rooms<Messages> | null} */ #connection = null;
   #unseen = 0;
   #isSending = false;
   #visited = new Set([DEFAULT_ROOM]);
@@ -109,6 +116,7 @@ class Chat {
     // No message is stored in the demo: it has nothing to load anew.
     this.#connection.onReset(() => this.#log.addGap("You may have missed messages here"));
     this.#connection.on("chat.message", (message, envelope) => this.#received(message, envelope));
+    this.#report.follow(this.#connection);
   }
 
   /** @param {Status} status */
@@ -203,7 +211,7 @@ class Chat {
     }
     this.#setSending(true);
     const room = this.#room;
-    const problem = problemOf(room) || (await post(room, text));
+    const problem = problemOf(room) || (await speak(room, text));
     this.#setSending(false);
     if (!problem && this.#content.value.startsWith(text)) {
       // What was written while this message was on its way stays.
@@ -233,36 +241,10 @@ class Chat {
   }
 }
 
-/** Send a message; what came in its way, in the server's own words, or "". @param {string} room @param {string} content */
-async function post(room, content) {
-  const token = /** @type {HTMLInputElement} */ (document.querySelector("[name=csrfmiddlewaretoken]")).value;
-  try {
-    const response = await fetch(pageUrl(`chat/${encodeURIComponent(room)}/message`), {
-      method: "POST",
-      headers: { "Content-Type": "application/json", "X-CSRFToken": token },
-      body: JSON.stringify({ content }),
-      signal: AbortSignal.timeout(POST_TIMEOUT_MS),
-    });
-    return response.ok ? "" : await reasonOf(response);
-  } catch (error) {
-    return error instanceof DOMException && error.name === "TimeoutError"
-      ? "The server did not answer: perhaps your message was sent, perhaps not."
-      : "The server can’t be reached. Your text is still here.";
-  }
-}
-
-/** @param {Response} response */
-async function reasonOf(response) {
-  const { detail } = await response.json().catch(() => ({}));
-  if (Array.isArray(detail)) {
-    return detail.map(({ loc, msg }) => `${loc?.at(-1) ?? "message"}: ${msg}`).join("; ");
-  }
-  return typeof detail === "string" ? detail : `The server answered ${response.status}.`;
-}
-
-/** A URL beside this page's own, wherever the project is mounted. @param {string} path */
-function pageUrl(path) {
-  return new URL(path, document.baseURI);
+/** Send a message; what came in its way, in words, or "". @param {string} room @param {string} content */
+async function speak(room, content) {
+  const path = `chat/${encodeURIComponent(room)}/message`;
+  return (await post(path, { content }, POST_WORDS)).problem;
 }
 
 function roomOfPage() {

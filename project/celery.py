@@ -1,0 +1,11 @@
+"""The demo's Celery app, as any Django project has one: `celery -A project worker` runs the handlers."""
+
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+
+app = Celery("project")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
