@@ -68,13 +68,21 @@ class RoomsSettings:
     drain_window: float = 10.0
     #: How often a process looks whether those who are connected are still signed in, where no signal told.
     sign_in_check: float = 15.0
+    #: How long a member stays in a room after her last connection was lost: she may be coming back.
+    presence_grace: float = 5.0
     #: Where the bundled Redis keeps its data and socket; None when the project brings its own Redis.
     embedded_directory: Path | str | None = None
 
 
 _FIELDS: Mapping[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(RoomsSettings)}
 #: Where 0 means "no limit".
-_MAY_BE_ZERO = {"send_buffer_bytes", "max_connections", "max_connections_per_user", "history_messages"}
+_MAY_BE_ZERO = {
+    "send_buffer_bytes",
+    "max_connections",
+    "max_connections_per_user",
+    "history_messages",
+    "presence_grace",
+}
 _current: RoomsSettings | None = None
 
 

@@ -16,6 +16,7 @@ from rooms_app.closing import RETRY_AFTER_MS, CloseCode, Closing, reason_of
 from rooms_app.conf import rooms_settings
 from rooms_app.exceptions import ConnectionClosed
 from rooms_app.inbound import ClientOptions, Inbound
+from rooms_app.members import Member
 from rooms_app.outbox import Outbox
 from rooms_app.rooms import EVERYONE, user_room
 from rooms_app.servers import Batch, find_outlet
@@ -65,6 +66,7 @@ class RoomSocket:
         "rooms",
         "scope",
         "silence",
+        "tracked",
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,6 +78,8 @@ class RoomSocket:
         self.joins_user_room = True
         #: The rooms it is in; the hub's to change.
         self.rooms: set[str] = set()
+        #: The rooms it counts as present in, and as whom, if anybody; None where it is not tracked.
+        self.tracked: dict[str, Member | None] | None = None
         #: How it was closed, by either side; None while it lives.
         self.closing: Closing | None = None
         #: What the client asked for in the URL and the subprotocols.

@@ -16,6 +16,8 @@ from rooms_app.closing import CloseCode, Refused
 from rooms_app.connection import RoomSocket
 from rooms_app.context import use_ws_manager
 from rooms_app.exceptions import ConnectionClosed
+from rooms_app.members import Member, member_of
+from rooms_app.presence import track_as
 from rooms_app.rooms import check_rooms
 
 
@@ -31,6 +33,8 @@ class RoomConsumer(AsyncConsumer):
     groups: ClassVar[Sequence[str]] = ()
     #: Whether a signed-in user's connection is also in her own room.
     joins_user_room: ClassVar[bool] = True
+    #: Whether who is in the rooms of `get_rooms` is known, and told to those who are.
+    tracks_presence: ClassVar[bool] = False
 
     websocket: RoomSocket
 
@@ -41,6 +45,10 @@ class RoomConsumer(AsyncConsumer):
     async def can_join(self, room: str) -> bool:
         """Whether this connection may join the room. Asked again each time it connects."""
         return False
+
+    async def presence_member(self) -> Member | None:
+        """As whom `tracks_presence` counts this connection: the signed-in user; None for nobody."""
+        return member_of(self.user)
 
     async def on_open(self) -> None:
         """Called when the connection is accepted and in its rooms."""
@@ -66,6 +74,8 @@ class RoomConsumer(AsyncConsumer):
         # Join before accepting: a message sent between the two would be lost.
         await manager.add_websocket(self.websocket)
         await manager.join(rooms, self.websocket)
+        if self.tracks_presence:
+            track_as(await self.presence_member(), rooms, self.websocket)
         if self.own_channel:
             await self._open_own_channel()
         try:

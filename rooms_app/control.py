@@ -36,6 +36,9 @@ class ControlledHub(Protocol):
     async def leave(self, connection: RoomSocket, rooms: Sequence[str]) -> None:
         """Take a connection out of rooms."""
 
+    def untrack(self, connection: RoomSocket) -> None:
+        """Count a connection as present no more."""
+
     def count(self, name: str) -> None:
         """Count an occurrence."""
 
@@ -108,6 +111,8 @@ class Control:
     def _close(self, connections: Collection[RoomSocket], code: CloseCode, reason: str = "") -> None:
         for connection in connections:
             self._hub.count("revoked")
+            # Its client may take its time with the close frame.
+            self._hub.untrack(connection)
             try:
                 connection.close_now(code, reason)
             except Exception:

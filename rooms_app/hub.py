@@ -10,6 +10,7 @@ from typing import Any
 
 from rooms_app import envelope
 from rooms_app.answers import Answers, retained_frames
+from rooms_app.attendance import Attendance, grace_of
 from rooms_app.cancelling import end, within
 from rooms_app.clocks import Clocks
 from rooms_app.closing import CloseCode, Refused
@@ -21,12 +22,14 @@ from rooms_app.drain import Drain, close_all, is_draining
 from rooms_app.exceptions import ConnectionClosed, RoomsUnavailable, explain
 from rooms_app.feeds import Feed, Item, open_feed
 from rooms_app.ledger import ledger_for
+from rooms_app.members import Member
 from rooms_app.outflow import Outflow
 from rooms_app.rooms import EVERYONE
 from rooms_app.roster import Roster
 from rooms_app.servers import Batch, before_shutdown
 from rooms_app.subscriptions import Subscriptions
 from rooms_app.tally import Tally
+from rooms_app.whereabouts import whereabouts_for
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,8 @@ class Hub:
         self._drain = Drain(layer, self.connections)
         self._control = Control(layer, self)
         self._tally: Tally | None = None
+        #: None until a connection is tracked.
+        self._attendance: Attendance | None = None
         self._sign_ins: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
 
@@ -119,12 +124,28 @@ class Hub:
 
     async def leave(self, connection: RoomSocket, rooms: Sequence[str]) -> None:
         """Take a connection out of rooms."""
+        self.untrack(connection, rooms)
         for room in rooms:
             self.subscriptions.exit(connection, room)
+
+    def track(self, connection: RoomSocket, rooms: Sequence[str], member: Member | None) -> None:
+        """Count a connection as this member of those rooms that it is in, or as nobody, and tell it who is there."""
+        if connection not in self.connections or self._feed is None or self._tally is None:
+            return
+        if self._attendance is None:
+            record = whereabouts_for(self.layer, announce=lambda event: _announce(self.layer, event))
+            self._attendance = Attendance(record, self._tally.name, self, parse=self._feed.event)
+        self._attendance.track(connection, [room for room in rooms if room in connection.rooms], member)
+
+    def untrack(self, connection: RoomSocket, rooms: Collection[str] | None = None, *, grace: float = 0.0) -> None:
+        """Count a connection as present in these rooms no more, or in none, after so many seconds."""
+        if connection.tracked and self._attendance is not None:
+            self._attendance.untrack(connection, tuple(connection.tracked) if rooms is None else rooms, grace=grace)
 
     async def remove(self, connection: RoomSocket) -> None:
         """Take a connection out of everything; the last one out ends the hub. Removing twice is no error."""
         self.connections.pop(connection, None)
+        self.untrack(connection, grace=grace_of(connection.closing))
         self.roster.remove(connection)
         self._outflow.forget(connection)
         for room in tuple(connection.rooms):
@@ -154,6 +175,8 @@ class Hub:
 
     def take(self, item: Item) -> None:
         """Deliver an item, after all that was taken before."""
+        if self._attendance is not None:
+            self._attendance.roll_call.note(item)
         self._outflow.take(item)
 
     def expect_more(self) -> None:
@@ -176,8 +199,12 @@ class Hub:
             if connection.options.opted_in:
                 self.counts["resets"] += 1
                 connection.outbox.write(Batch([envelope.system("reset", id=cursor, reason=reason)]))
+                if self._attendance is not None:
+                    self._attendance.roll_call.ask(connection, [room.name for room in rooms])
             else:
                 connection.close_now(CloseCode.INSUFFICIENT_STATE)
+        if self._attendance is not None and groups is None:
+            self._attendance.doubt()
 
     def count(self, name: str) -> None:
         """Count an occurrence."""
@@ -219,6 +246,10 @@ class Hub:
                 feed, self._feed = self._feed, None
                 await self.subscriptions.settled()
                 await end(*(task for task in (self._clocks, self._sign_ins) if task is not None))
+                attendance, self._attendance = self._attendance, None
+                if attendance is not None:
+                    # Before the lease is given up: its end would have them leave without their grace.
+                    await attendance.stop()
                 if self._tally is not None:
                     await self._tally.stop()
                 await self._control.stop()
@@ -263,6 +294,15 @@ def hubs() -> list[Hub]:
 
 def _drains() -> list[Drain]:
     return [hub._drain for hub in hubs()]
+
+
+def _announce(layer: Any, event: dict[str, Any]) -> None:
+    """Have the hubs of this process deliver a message, on a layer whose record of members is this process's."""
+    for hub in hubs():
+        if hub.layer is layer and hub.loop is asyncio.get_running_loop():
+            hub.take(event)
+        elif hub.layer is layer:
+            hub.loop.call_soon_threadsafe(hub.take, event)
 
 
 def forget_hub(hub: Hub) -> None:

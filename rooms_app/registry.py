@@ -58,6 +58,19 @@ class MessageRegistry:
 registry = MessageRegistry()
 
 
+def sendable(message_id: str) -> type[WebSocketMessageBase]:
+    """The class with this MESSAGE_ID, for operators to send. Raises `UnknownMessage`, also for rooms_app's own."""
+    found = registry.get(message_id)
+    if is_own(found):
+        raise UnknownMessage(f"{message_id!r} is for rooms_app itself to send.")
+    return found
+
+
+def is_own(message_type: type[WebSocketMessageBase]) -> bool:
+    """Whether it is one of rooms_app's own types, such as those of presence."""
+    return message_type.__module__.startswith("rooms_app.")
+
+
 class WebSocketMessageBase(BaseModel):
     """A typed message: Pydantic fields, and a MESSAGE_ID that names the type on the wire.
 

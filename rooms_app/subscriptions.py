@@ -84,6 +84,10 @@ class Subscriptions:
         """Return once somebody has entered or left a room since `take_changed`."""
         await self._change.wait()
 
+    def look_again(self) -> None:
+        """Have whoever waits for a change look, though there may be none."""
+        self._change.set()
+
     def enter(self, connection: RoomSocket, room: str) -> None:
         """Put a connection into a room: it gets what arrives from now on. `settle` makes it arrive."""
         entry = self._rooms.get(room)

@@ -32,7 +32,7 @@ class Tally:
         self._rooms = rooms
         self._count = count
         #: This hub on the record: a process may have several event loops.
-        self._name = f"{process_id()}/{secrets.token_hex(2)}"
+        self.name = f"{process_id()}/{secrets.token_hex(2)}"
         #: Whether the record has to be told everything, since it knows nothing of us, or something else.
         self._is_unknown = True
         self._task = asyncio.get_running_loop().create_task(self._run(), name="rooms-tally")
@@ -42,7 +42,7 @@ class Tally:
         await end(self._task)
         with contextlib.suppress(Exception):
             async with within(rooms_settings().send_timeout):
-                await self._ledger.forget(self._name)
+                await self._ledger.forget(self.name)
 
     async def _run(self) -> None:
         while True:
@@ -76,7 +76,7 @@ class Tally:
         while True:
             part = {room: len(self._rooms.members(room)) for room in islice(names, ROOMS_PER_CALL)}
             if part or not on_record:
-                on_record = await self._ledger.write(self._name, part, is_new=is_new)
+                on_record = await self._ledger.write(self.name, part, is_new=is_new)
             if len(part) < ROOMS_PER_CALL or on_record < 0:
                 return on_record
             is_new = False

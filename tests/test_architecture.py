@@ -23,11 +23,13 @@ SOURCE = sorted(ROOT.glob("rooms_app/**/*.py"))
 MAX_LINES = 320
 #: The modules that projects import from, beside rooms_app itself.
 PUBLIC_MODULES = (
+    "rooms_app.bus",
     "rooms_app.changes",
     "rooms_app.counts",
     "rooms_app.embedded",
     "rooms_app.health",
     "rooms_app.layers",
+    "rooms_app.presence",
     "rooms_app.reports",
     "rooms_app.rooms",
     "rooms_app.routing",

@@ -281,6 +281,10 @@ class TestSend:
             await asyncio.to_thread(printed, *SEND, "--broadcast", "--set", "author.name=Ann")
             assert (await member.frame())["room"] == "*"
 
+    def test_what_rooms_app_itself_sends_is_not_for_operators(self) -> None:
+        with pytest.raises(CommandError, match="'presence.left' is for rooms_app itself to send."):
+            call_command("rooms_send", "presence.left", '{"members": []}', "--room=a")
+
     @pytest.mark.django_db
     def test_a_user_is_named_by_her_name_or_her_key(self) -> None:
         ann = get_user_model().objects.create_user("ann")

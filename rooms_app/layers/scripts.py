@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import chain
 from typing import NamedTuple
 
 from rooms_app.cursor import Cursor, new_epoch
@@ -23,9 +24,13 @@ class Script(NamedTuple):
     sha: str
 
 
-def _load(*names: str) -> Script:
-    """The script in these files, one after the other."""
-    text = "\n".join(files("rooms_app").joinpath("lua", f"{name}.lua").read_text() for name in names)
+def _load(*names: str, sends: bool = False) -> Script:
+    """The script in these files, one after the other; it may call send.lua as the function `send`."""
+    texts = [files("rooms_app").joinpath("lua", f"{name}.lua").read_text() for name in names]
+    if sends:
+        # Within one script, so that what is written and the message that tells of it are there both or neither.
+        texts.insert(0, f"local function send(KEYS, ARGV)\n{SEND.text}\nend")
+    text = "\n".join(texts)
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -35,9 +40,15 @@ SETTLE = _load("settle")
 REPLAY = _load("replay")
 LEASE = _load("reap", "lease")
 COUNTS = _load("reap", "counts")
+ENTER = _load("reap", "presence", "enter")
+JOIN = _load("reap", "presence", "join", sends=True)
+EXIT = _load("reap", "presence", "exit")
+DUE = _load("reap", "presence", "due")
+DEPART = _load("reap", "presence", "depart", sends=True)
+MEMBERS = _load("reap", "presence", "members")
 
-#: How long counts are kept when no process comes any more, in ms.
-_COUNTS_KEPT = 24 * 3600 * 1000
+#: How long counts and members are kept when no process comes any more, in ms.
+_KEPT = 24 * 3600 * 1000
 
 
 class Call(NamedTuple):
@@ -75,9 +86,10 @@ class Calls:
         self._lifetime = lifetime
         self._clock = f"{prefix}:rooms:clock"
         self._lasts = f"{prefix}:rooms:lasts"
-        self._processes = f"{prefix}:rooms:processes"
         self.totals = f"{prefix}:rooms:totals"
-        self._counts_of = f"{prefix}:rooms:counts:"
+        self._whose = [f"{prefix}:rooms:processes", self.totals]
+        #: What the keys begin with that scripts make themselves.
+        self._base = f"{prefix}:rooms:"
 
     def channel(self, group: str) -> str:
         """The Redis channel of a group: the same as on channels_redis's pub/sub layer."""
@@ -120,14 +132,48 @@ class Calls:
 
     def lease(self, process: str, counts: Mapping[str, int], *, seconds: float, is_new: bool = False) -> Call:
         """Renew a process's lease, and write the connections of these rooms; `is_new` forgets what was there."""
-        arguments: list[Argument] = [self._counts_of, process, int(seconds * 1000), _COUNTS_KEPT, int(is_new)]
+        arguments: list[Argument] = [self._base, process, int(seconds * 1000), _KEPT, int(is_new)]
         for room, connections in counts.items():
             arguments += [room, connections]
-        return Call(LEASE, [self._processes, self.totals], arguments)
+        return Call(LEASE, self._whose, arguments)
 
     def counts(self, rooms: Sequence[str], *, offset: int, limit: int) -> Call:
         """How many connections these rooms have, and which rooms have most."""
-        return Call(COUNTS, [self._processes, self.totals], [self._counts_of, offset, limit, *rooms])
+        return Call(COUNTS, self._whose, [self._base, offset, limit, *rooms])
+
+    def enter(self, process: str, entries: Sequence[tuple[str, str, str]], *, before_due: float | None) -> Call:
+        """Put on record who is in already: room, id and name.
+
+        With a number of seconds, what the process had before is due after them, unless it comes again.
+        """
+        arguments: list[Argument] = [self._base, _KEPT, process, "" if before_due is None else int(before_due * 1000)]
+        return Call(ENTER, self._whose, [*arguments, *chain.from_iterable(entries)])
+
+    def join(self, process: str, room: str, members: Sequence[tuple[str, str]], *, message: Call) -> Call:
+        """Put new members of a room on record, id and name, and make the `send` that tells of them."""
+        arguments = [self._base, _KEPT, process, room, *message.arguments, *chain.from_iterable(members)]
+        return Call(JOIN, [*self._whose, *message.keys], arguments)
+
+    def exit(self, process: str, entries: Sequence[tuple[str, str, float]], *, all_due: float | None = None) -> Call:
+        """Take members off record: room, id, and after how many seconds they leave; or all that the process has."""
+        arguments: list[Argument] = [self._base, _KEPT, process, "" if all_due is None else int(all_due * 1000)]
+        for room, member, due in entries:
+            arguments += [room, member, int(due * 1000)]
+        return Call(EXIT, self._whose, arguments)
+
+    def due(self, process: str, *, limit: int) -> Call:
+        """Which members' time to leave has come."""
+        return Call(DUE, self._whose, [self._base, _KEPT, process, limit])
+
+    def depart(self, room: str, members: Sequence[tuple[str, bytes]], *, message: Call) -> Call:
+        """Take members out of a room, id and the time told by `due`, and make the `send` that tells of them."""
+        rows: Iterator[Argument] = chain.from_iterable(members)
+        arguments = [self._base, _KEPT, room, *message.arguments, *rows]
+        return Call(DEPART, [*self._whose, *message.keys], arguments)
+
+    def members(self, room: str, cursor: Argument, *, limit: int, drained: int) -> Call:
+        """A page of a room's members, and how many there are."""
+        return Call(MEMBERS, self._whose, [self._base, _KEPT, room, cursor, limit, drained])
 
     def retained(self, group: str) -> str:
         """The hash of a group's retained messages."""

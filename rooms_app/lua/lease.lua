@@ -19,7 +19,7 @@ if lease == 0 then
   return 0
 end
 if ARGV[5] == '1' then
-  forget(process)
+  forget_counts(process)
 elseif not redis.call('ZSCORE', processes, process) then
   return -1
 end

@@ -1,12 +1,17 @@
--- What the scripts of counts share; it stands before each of them. A process that has not renewed its lease in time is
--- taken out of the totals, by whoever comes next, reader or writer.
+-- What the scripts of counts and presence share; it stands before each of them. A process that has not renewed its
+-- lease in time is taken out of the totals, by whoever comes next, reader or writer.
 --
 -- KEYS[1]  processes: a sorted set of each process, by the end of its lease in ms
 -- KEYS[2]  totals: a sorted set of each room, by its connections in all processes; the member "" keeps it from vanishing
 --
--- ARGV[1]  what the key of each process's counts begins with: a hash of rooms, "*" for all its connections
+-- ARGV[1]  what the keys below begin with:
+--          counts:<process>  a hash of rooms, "*" for all its connections
+--          held:<process>    a set of the members that it has, each with its room; "" keeps it from vanishing
+--          ended             a sorted set of what is left of processes, by the time in ms when their members are due
+--          ended:<name>      what held:<process> was
 
-local processes, totals, counts_of = KEYS[1], KEYS[2], ARGV[1]
+local processes, totals, ended = KEYS[1], KEYS[2], ARGV[1] .. 'ended'
+local counts_of, held_of, ended_of = ARGV[1] .. 'counts:', ARGV[1] .. 'held:', ARGV[1] .. 'ended:'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -16,12 +21,26 @@ local function add(room, number)
   end
 end
 
-local function forget(process)
+local function forget_counts(process)
   local counts = redis.call('HGETALL', counts_of .. process)
   for index = 1, #counts, 2 do
     add(counts[index], -tonumber(counts[index + 1]))
   end
   redis.call('DEL', counts_of .. process)
+end
+
+-- Sets apart what a process held, for the scripts of presence to go through in parts: it may be much.
+local function release(process, due)
+  if redis.call('EXISTS', held_of .. process) == 1 then
+    local name = string.format('%s-%s-%s', time[1], time[2], process)
+    redis.call('ZADD', ended, due, name)
+    redis.call('RENAME', held_of .. process, ended_of .. name)
+  end
+end
+
+local function forget(process)
+  forget_counts(process)
+  release(process, now)
   redis.call('ZREM', processes, process)
 end
 
@@ -30,9 +49,10 @@ if redis.call('ZSCORE', totals, '') then
     forget(process)
   end
 else
-  -- Redis has lost what it knew: each process tells it anew.
+  -- Redis has lost what it knew: each process tells it anew, and its members are given the time for that.
   for _, process in ipairs(redis.call('ZRANGE', processes, 0, -1)) do
     redis.call('DEL', counts_of .. process)
+    release(process, now + 10000)
   end
   redis.call('DEL', processes, totals)
 end

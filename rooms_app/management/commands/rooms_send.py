@@ -26,7 +26,7 @@ from rooms_app.management.base import (
     shared_layer,
 )
 from rooms_app.manager import check_idempotency_key
-from rooms_app.registry import WebSocketMessageBase, registry
+from rooms_app.registry import WebSocketMessageBase, sendable
 from rooms_app.rooms import EVERYONE, user_room
 
 
@@ -96,7 +96,7 @@ class Command(RoomsCommand):
         **options: Any,
     ) -> None:
         """Send it, and print where to; `CommandError` where the fields are wrong or the layer does not confirm."""
-        message_type = registry.get(message_id)
+        message_type = sendable(message_id)
         message = _validated(message_type, _fields(payload, assignments), assignments)
         layer = shared_layer("a command")
         if once is not None and not counts_all_processes(layer):
