@@ -1,0 +1,154 @@
+"""The broker: hands deliveries to Celery, in bounded time also when the broker is away."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any, cast
+
+from rooms_app.background import after_fork_in_child
+from rooms_app.bus.delivery import Delivery
+from rooms_app.bus.handlers import handlers
+from rooms_app.exceptions import BusUnavailable, RoomsConfigurationError, explain
+
+try:
+    from celery import Celery, Task
+    from celery.app import app_or_default
+    from kombu.pools import ProducerPool
+except ImportError as error:
+    raise ImportError('rooms_app.bus needs Celery: pip install "rooms_app[bus]"') from error
+
+logger = logging.getLogger(__name__)
+
+#: The one task. Not one per handler: Celery throws away messages of a task that a worker doesn't know, and a deploy
+#: that adds a handler would lose some.
+TASK = "rooms.handle"
+
+#: Celery keeps a delivery with a longer countdown in a worker for so long that the broker takes that for dead, and
+#: delivers it once more: those wait in the outbox.
+MAX_COUNTDOWN = 30.0
+
+_CONNECT_TIMEOUT = 1.0
+_SOCKET_TIMEOUT = 1.5
+#: For a connection that the broker has closed meanwhile, one more try.
+_ONE_MORE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+#: How long sends fail at once after one has failed.
+_RETRY_AFTER = 1.0
+#: Seconds after its timeout at which the process of a handler that heeds no interruption is killed.
+KILLED_AFTER = 10.0
+#: Whether a process killed at its time limit takes its delivery along; before Celery knew this, it did.
+_CAN_KILL = hasattr(Task, "acks_on_timeout")
+
+_TRANSPORT_OPTIONS: dict[str, dict[str, Any]] = {
+    "redis": {"socket_connect_timeout": _CONNECT_TIMEOUT, "socket_timeout": _SOCKET_TIMEOUT, "max_retries": 0},
+    # What RabbitMQ has not confirmed may be lost with it.
+    "amqp": {"confirm_publish": True, "read_timeout": _SOCKET_TIMEOUT, "write_timeout": _SOCKET_TIMEOUT},
+}
+
+
+def celery_app() -> Celery:
+    """The project's Celery app. Raises `RoomsConfigurationError` where none has been made."""
+    app: Any = app_or_default()
+    # Celery makes up one that would look for a RabbitMQ on this machine.
+    if app.main == "default" and not app.fixups:
+        raise RoomsConfigurationError(
+            "This process has no Celery app: import yours in the project's __init__.py, as Celery's Django docs say."
+        )
+    return cast(Celery, app)
+
+
+def is_eager() -> bool:
+    """Whether handlers run at once in the process that publishes: `CELERY_TASK_ALWAYS_EAGER`, for tests."""
+    return bool(celery_app().conf.task_always_eager)
+
+
+def propagates() -> bool:
+    """Whether such a handler's error is raised where the message was published: `CELERY_TASK_EAGER_PROPAGATES`."""
+    return bool(celery_app().conf.task_eager_propagates)
+
+
+class Broker:
+    """The way to the project's broker; shared by all threads."""
+
+    def __init__(self) -> None:
+        #: Connections of the process that we were forked from. Closing them, as their end would, closes hers.
+        self._inherited: list[Any] = []
+        self._pools: dict[tuple[Any, ...], ProducerPool] = {}
+        self._start_afresh()
+        after_fork_in_child(self._start_afresh)
+
+    def _start_afresh(self) -> None:
+        self._inherited.append(self._pools)
+        self._pools = {}
+        self._lock = threading.Lock()
+        #: Until then, by the monotonic clock, sends fail at once; 0 while all is well.
+        self._retry_at = 0.0
+
+    def send(self, delivery: Delivery, *, countdown: float = 0) -> None:
+        """Hand a delivery to the broker. Raises `BusUnavailable`, which means perhaps sent."""
+        if time.monotonic() < self._retry_at:
+            raise BusUnavailable("Not tried: the broker failed a moment ago.")
+        app = celery_app()
+        try:
+            with self._pool(app).acquire(block=True, timeout=_CONNECT_TIMEOUT) as producer:
+                app.send_task(TASK, args=[delivery.body()], producer=producer, **_options(delivery, countdown))
+        except Exception as error:
+            self._note_failure(error)
+            raise BusUnavailable(f"The broker did not confirm: {explain(error)}") from error
+        if self._retry_at:
+            self._retry_at = 0.0
+            logger.warning("the broker takes bus messages again")
+
+    def _note_failure(self, error: Exception) -> None:
+        # Once a burst.
+        if not self._retry_at:
+            logger.warning("the broker takes no bus messages, they wait in the outbox: %s", explain(error))
+        self._retry_at = time.monotonic() + _RETRY_AFTER
+
+    def _pool(self, app: Celery) -> ProducerPool:
+        key = id(app), app.conf.broker_write_url
+        with self._lock:
+            pool = self._pools.get(key)
+            if pool is None:
+                pool = self._pools[key] = _new_pool(app)
+            return pool
+
+
+def _new_pool(app: Celery) -> ProducerPool:
+    # Not Celery's own: that waits for a broker that is away for as long as it takes.
+    driver = app.connection_for_write().transport.driver_type
+    options = _TRANSPORT_OPTIONS.get(driver)
+    connection = app.connection_for_write(connect_timeout=_CONNECT_TIMEOUT, transport_options=options)
+    limit = app.conf.broker_pool_limit or 10
+    return ProducerPool(connections=connection.Pool(limit=limit), limit=limit)
+
+
+def _options(delivery: Delivery, countdown: float) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "task_id": delivery.id,
+        # What monitoring shows instead of the one task's name, and instead of a payload that may be private.
+        "shadow": delivery.handler,
+        "argsrepr": f"({delivery.topic} attempt={delivery.attempt} losses={delivery.losses})",
+        "ignore_result": True,
+        "add_to_parent": False,
+        "retry": True,
+        "retry_policy": _ONE_MORE,
+        "confirm_timeout": _SOCKET_TIMEOUT,
+    }
+    if countdown > 0:
+        options["countdown"] = countdown
+    handler = handlers.find(delivery.topic, delivery.handler)
+    if handler is None:
+        return options
+    if handler.queue is not None:
+        options["queue"] = handler.queue
+    if not handler.is_async:
+        options["soft_time_limit"] = handler.timeout
+    if _CAN_KILL:
+        options["time_limit"] = handler.timeout + KILLED_AFTER
+    return options
+
+
+#: The process's way to the broker.
+broker = Broker()

@@ -1,0 +1,177 @@
+"""What a Celery worker does beside handling: safe defaults at its start, and a relay of the outbox while it runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+from typing import Any
+
+from celery import signals
+from django.db import connections
+
+from rooms_app.bus.broker import KILLED_AFTER, MAX_COUNTDOWN, TASK
+from rooms_app.bus.handlers import Handler, handlers
+from rooms_app.bus.registry import bus_registry
+from rooms_app.registry import registry
+from rooms_app.relay import relay_due
+
+logger = logging.getLogger(__name__)
+
+_VISIBILITY = "visibility_timeout"
+_MIN_VISIBILITY = 60.0
+#: For clocks, and for whatever else a worker does between taking a delivery and telling the broker that it is done.
+_MARGIN = 20.0
+
+#: How often the relay looks, in seconds; spread, so that those of many workers don't look all at once.
+_RELAY_EVERY = (0.7, 1.3)
+#: How many entries of a kind one pass carries, so that it is short.
+_RELAY_LIMIT = 300
+#: How many seconds a fork waits for the end of a pass.
+_FORK_PATIENCE = 5.0
+
+
+def connect() -> None:
+    """Listen to the workers of this process."""
+    signals.celeryd_init.connect(_set_defaults, dispatch_uid="rooms_app.bus.defaults")
+    signals.celeryd_after_setup.connect(_say, dispatch_uid="rooms_app.bus.say")
+    signals.worker_ready.connect(_start_relay, dispatch_uid="rooms_app.bus.start")
+    signals.worker_shutting_down.connect(_stop_relay, dispatch_uid="rooms_app.bus.stop")
+
+
+def needed_visibility() -> float:
+    """How long after it got a delivery a worker may still be at work on it, in seconds."""
+    slowest = _slowest()
+    longest = 0.0 if slowest is None else slowest.timeout + KILLED_AFTER
+    return max(_MIN_VISIBILITY, longest + MAX_COUNTDOWN + _MARGIN)
+
+
+def set_safe_defaults(app: Any) -> None:
+    """Set what at-least-once needs, where the team has set nothing, and if there are handlers."""
+    if _slowest() is None:
+        return
+    if not _is_set(app, "worker_prefetch_multiplier"):
+        # What a worker has taken beyond what it works on waits for it, and is late if it dies.
+        app.conf.worker_prefetch_multiplier = 1
+    if not _is_set(app, "broker_connection_retry_on_startup"):
+        app.conf.broker_connection_retry_on_startup = True
+    options = app.conf.broker_transport_options
+    if _is_redis(app) and _VISIBILITY not in options and not _other_tasks(app):
+        app.conf.broker_transport_options = {**options, _VISIBILITY: needed_visibility()}
+
+
+def warnings_for(app: Any) -> list[str]:
+    """What of the team's own settings does not fit its handlers, each in a sentence or two."""
+    slowest = _slowest()
+    if slowest is None or not _is_redis(app):
+        return []
+    visibility = app.conf.broker_transport_options.get(_VISIBILITY)
+    if visibility is None:
+        return [
+            f"This app has other tasks than handlers, so the broker's visibility timeout stays Celery's hour: that is "
+            f"how long the messages of a worker that was killed wait. If no other task takes longer, set "
+            f"broker_transport_options = {{{_VISIBILITY!r}: {needed_visibility():g}}}."
+        ]
+    if visibility < needed_visibility():
+        return [
+            f"broker_transport_options has a {_VISIBILITY} of {visibility:g} s, and {slowest.name} may take "
+            f"{slowest.timeout:g} s: what takes longer than the broker waits is handled more than once. "
+            f"Set it to {needed_visibility():g} s or more."
+        ]
+    return []
+
+
+def _is_set(app: Any, name: str) -> bool:
+    """Whether the team has set it. Before 5.7 Celery did not see that in Django's settings: then, if it has changed."""
+    return bool(app.conf.value_set_for(name)) or app.conf[name] != app.conf.maps[-1][name]
+
+
+def _slowest() -> Handler | None:
+    return max(handlers, key=lambda handler: handler.timeout, default=None)
+
+
+def _is_redis(app: Any) -> bool:
+    return bool(app.connection_for_read().transport.driver_type == "redis")
+
+
+def _other_tasks(app: Any) -> list[str]:
+    """Tasks of the team's own: they may take as long as they like, or wait for an ETA, and share the broker."""
+    names = (name for name in app.tasks if name != TASK and not name.startswith("celery."))
+    # Celery's docs have everybody write that one.
+    return [name for name in names if not name.endswith(".debug_task")]
+
+
+class Relay:
+    """A thread that carries what is due in the outbox, until it is stopped."""
+
+    def __init__(self) -> None:
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        #: Held while it has a connection to the database: that must not be open in two processes.
+        self._at_work = threading.Lock()
+        self._holds_off = False
+
+    def start(self) -> None:
+        """Begin; once begun, nothing."""
+        if self._thread is not None:
+            return
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(before=self._hold_off, after_in_parent=self._go_on, after_in_child=self._forget)
+        self._thread = threading.Thread(target=self._run, name="rooms-relay", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the pass that is under way, if one is."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        is_failing, left = False, 0
+        # More may be due than one pass carries.
+        while not self._stopped.wait(random.uniform(*_RELAY_EVERY) if left < _RELAY_LIMIT else 0):
+            with self._at_work:
+                try:
+                    left = relay_due(limit=_RELAY_LIMIT)
+                except Exception:
+                    # Once a burst: the database may be away for a while.
+                    if not is_failing:
+                        logger.exception("the outbox can't be relayed, trying again")
+                    is_failing, left = True, 0
+                else:
+                    is_failing = False
+                finally:
+                    connections.close_all()
+
+    def _hold_off(self) -> None:
+        # The worker forks for a process that died. Not for ever: it has others to look after.
+        self._holds_off = self._at_work.acquire(timeout=_FORK_PATIENCE)
+
+    def _go_on(self) -> None:
+        if self._holds_off:
+            self._at_work.release()
+
+    def _forget(self) -> None:
+        self._at_work = threading.Lock()
+
+
+_relay = Relay()
+
+
+def _set_defaults(instance: Any, **kwargs: Any) -> None:
+    set_safe_defaults(instance.app)
+
+
+def _say(instance: Any, **kwargs: Any) -> None:
+    # Not earlier: now the worker's logging is set up.
+    for warning in warnings_for(instance.app):
+        logger.warning(warning)
+
+
+def _start_relay(**kwargs: Any) -> None:
+    stores = any(message_type.OUTBOX for message_type in (*registry, *bus_registry))
+    if stores or _slowest() is not None:
+        _relay.start()
+
+
+def _stop_relay(**kwargs: Any) -> None:
+    _relay.stop()

@@ -1,0 +1,1 @@
+"""A small project with a Celery worker, for the tests of the bus."""
