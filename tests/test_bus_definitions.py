@@ -234,7 +234,8 @@ class TestSafeDefaults:
         set_safe_defaults(app)
         assert app.conf.worker_prefetch_multiplier == 1
         assert app.conf.broker_connection_retry_on_startup is True
-        assert app.conf.broker_transport_options == {"visibility_timeout": needed_visibility()}
+        options = {"visibility_timeout": needed_visibility(), "unacked_restore_throttle": 1}
+        assert app.conf.broker_transport_options == options
         assert warnings_for(app) == []
 
     def test_what_the_team_has_set_stays(self, app: Celery) -> None:

@@ -19,7 +19,9 @@ from rooms_app.relay import relay_due
 
 logger = logging.getLogger(__name__)
 
+_PREFETCH = "worker_prefetch_multiplier"
 _VISIBILITY = "visibility_timeout"
+_THROTTLE = "unacked_restore_throttle"
 _MIN_VISIBILITY = 60.0
 #: For clocks, and for whatever else a worker does between taking a delivery and telling the broker that it is done.
 _MARGIN = 20.0
@@ -35,6 +37,7 @@ _FORK_PATIENCE = 5.0
 def connect() -> None:
     """Listen to the workers of this process."""
     signals.celeryd_init.connect(_set_defaults, dispatch_uid="rooms_app.bus.defaults")
+    signals.worker_init.connect(_set_prefetch, dispatch_uid="rooms_app.bus.prefetch")
     signals.celeryd_after_setup.connect(_say, dispatch_uid="rooms_app.bus.say")
     signals.worker_ready.connect(_start_relay, dispatch_uid="rooms_app.bus.start")
     signals.worker_shutting_down.connect(_stop_relay, dispatch_uid="rooms_app.bus.stop")
@@ -51,14 +54,15 @@ def set_safe_defaults(app: Any) -> None:
     """Set what at-least-once needs, where the team has set nothing, and if there are handlers."""
     if _slowest() is None:
         return
-    if not _is_set(app, "worker_prefetch_multiplier"):
+    if not _is_set(app, _PREFETCH):
         # What a worker has taken beyond what it works on waits for it, and is late if it dies.
-        app.conf.worker_prefetch_multiplier = 1
+        app.conf[_PREFETCH] = 1
     if not _is_set(app, "broker_connection_retry_on_startup"):
         app.conf.broker_connection_retry_on_startup = True
     options = app.conf.broker_transport_options
     if _is_redis(app) and _VISIBILITY not in options and not _other_tasks(app):
-        app.conf.broker_transport_options = {**options, _VISIBILITY: needed_visibility()}
+        # Looked at every 10 s, rather than every 100 s.
+        app.conf.broker_transport_options = {_THROTTLE: 1, **options, _VISIBILITY: needed_visibility()}
 
 
 def warnings_for(app: Any) -> list[str]:
@@ -159,6 +163,12 @@ _relay = Relay()
 
 def _set_defaults(instance: Any, **kwargs: Any) -> None:
     set_safe_defaults(instance.app)
+
+
+def _set_prefetch(sender: Any, **kwargs: Any) -> None:
+    # The command line has read Celery's own default already, before a setting of ours could be made.
+    if sender.prefetch_multiplier == sender.app.conf.maps[-1][_PREFETCH]:
+        sender.prefetch_multiplier = sender.app.conf[_PREFETCH]
 
 
 def _say(instance: Any, **kwargs: Any) -> None:

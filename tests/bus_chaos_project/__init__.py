@@ -1,0 +1,1 @@
+"""A team's project whose workers are killed."""
