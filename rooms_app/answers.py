@@ -11,7 +11,7 @@ from rooms_app import envelope
 from rooms_app.connection import RoomSocket
 from rooms_app.cursor import Entry
 from rooms_app.fanout import Payload, payload_for
-from rooms_app.feeds import Feed
+from rooms_app.feeds import Feed, Replay
 from rooms_app.inbound import ClientOptions
 from rooms_app.outflow import Outflow
 from rooms_app.rooms import group_name
@@ -49,15 +49,12 @@ class Answers:
                 return
             is_complete = found.reason is None
             self._counts["replays" if is_complete else "resets"] += 1
-            frames: list[Iterable[Batch]] = [
-                retained_frames(feed, connection, rooms, only_unkept=is_complete),
-                replay_frames(feed, connection, found.entries),
-            ]
+            retained = retained_frames(feed, connection, rooms, only_unkept=is_complete)
             if is_complete:
-                last = envelope.system("resumed", id=found.cursor, replayed=len(found.entries))
+                frames = _replay(feed, connection, found)
             else:
-                last = envelope.system("reset", id=found.cursor, reason=found.reason)
-            connection.answer(chain(*frames, [Batch([last])]), guard=found.cursor.id)
+                frames = iter([Batch([envelope.system("reset", id=found.cursor, reason=found.reason)])])
+            connection.answer(chain(retained, frames), guard=found.cursor.id)
 
     def _answer_latest(
         self, connection: RoomSocket, feed: Feed, rooms: Sequence[str], answered: asyncio.Future[None]
@@ -74,6 +71,15 @@ class Answers:
 def replay_frames(feed: Feed, connection: RoomSocket, entries: Iterable[Entry]) -> Iterator[Batch]:
     """The frames of what a connection missed, made as it takes them."""
     return batches(_payloads(feed, connection, entries))
+
+
+def _replay(feed: Feed, connection: RoomSocket, found: Replay) -> Iterator[Batch]:
+    """The same, and what ends them. Not all that is kept becomes a frame: processes are told things, too."""
+    replayed = 0
+    for batch in replay_frames(feed, connection, found.entries):
+        replayed += len(batch)
+        yield batch
+    yield Batch([envelope.system("resumed", id=found.cursor, replayed=replayed)])
 
 
 def retained_frames(feed: Feed, connection: RoomSocket, rooms: Sequence[str], *, only_unkept: bool) -> list[Batch]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: How many of a user's connections one hub reports.
 _MAX_REPORTED = 200
+#: An order that is older was kept for us, and does not concern who came after it, in seconds.
+_LATE = 1.0
 
 
 class ControlledHub(Protocol):
@@ -51,17 +54,18 @@ class Control:
         self._hub = hub
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def heed(self, event: Mapping[str, Any]) -> None:
-        """Do what a control message asks for, if it is an order."""
+    def heed(self, event: Mapping[str, Any], *, age: float = 0.0) -> None:
+        """Do what a control message asks for, if it is an order; it was given so many seconds ago."""
         order = Order.parse(event)
         if order is None:
             return
         if order.session is not None:
             self._close(self._hub.roster.end_session(order.session), CloseCode.EXPIRED)
         elif order.user is None and order.room is not None:
-            self._close(tuple(self._hub.subscriptions.members(order.room)), CloseCode.KICKED, "room closed")
+            members = _there_before(self._hub.subscriptions.members(order.room), age)
+            self._close(members, CloseCode.KICKED, "room closed")
         elif order.user is not None:
-            self._heed_of_user(order, order.user)
+            self._heed_of_user(order, _there_before(self._hub.roster.of_user(order.user), age))
 
     async def watch_sign_ins(self) -> None:
         """Close those who are signed in no more, where no signal told; for ever."""
@@ -73,8 +77,7 @@ class Control:
         """End it, when the hub's last connection has left."""
         await end(*self._tasks)
 
-    def _heed_of_user(self, order: Order, user: str) -> None:
-        connections = self._hub.roster.of_user(user)
+    def _heed_of_user(self, order: Order, connections: Sequence[RoomSocket]) -> None:
         if order.reply_to is not None:
             self._begin(self._report(order.reply_to, connections))
         elif not connections:
@@ -141,3 +144,9 @@ class Control:
         task = asyncio.get_running_loop().create_task(work, name="rooms-control")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _there_before(connections: Collection[RoomSocket], age: float) -> list[RoomSocket]:
+    """Those that were there so long ago: who came later was asked `can_join` later."""
+    given_at = asyncio.get_running_loop().time() - age if age > _LATE else math.inf
+    return [connection for connection in connections if connection.began_at < given_at]

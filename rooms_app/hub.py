@@ -123,10 +123,11 @@ class Hub:
             raise ConnectionClosed(*(connection.closing or (CloseCode.ERROR, "")))
 
     async def leave(self, connection: RoomSocket, rooms: Sequence[str]) -> None:
-        """Take a connection out of rooms."""
+        """Take a connection out of rooms; in that of everyone it stays."""
         self.untrack(connection, rooms)
         for room in rooms:
-            self.subscriptions.exit(connection, room)
+            if room != EVERYONE:
+                self.subscriptions.exit(connection, room)
 
     def track(self, connection: RoomSocket, rooms: Sequence[str], member: Member | None) -> None:
         """Count a connection as this member of those rooms that it is in, or as nobody, and tell it who is there."""
@@ -190,6 +191,7 @@ class Hub:
     def lose(self, groups: Collection[str] | None, reason: str, cursor: Cursor) -> None:
         """Something is missing that was due in these groups, or all: those who opted in are told, others closed."""
         rooms = [room for room in self.subscriptions if groups is None or room.group in groups]
+        names = {room.name for room in rooms}
         for connection in dict.fromkeys(connection for room in rooms for connection in room.members):
             if connection.guard is None:
                 # Its `since` is still to be answered, and that answer will cover it.
@@ -199,8 +201,8 @@ class Hub:
             if connection.options.opted_in:
                 self.counts["resets"] += 1
                 connection.outbox.write(Batch([envelope.system("reset", id=cursor, reason=reason)]))
-                if self._attendance is not None:
-                    self._attendance.roll_call.ask(connection, [room.name for room in rooms])
+                if self._attendance is not None and connection.tracked:
+                    self._attendance.roll_call.ask(connection, names.intersection(connection.tracked))
             else:
                 connection.close_now(CloseCode.INSUFFICIENT_STATE)
         if self._attendance is not None and groups is None:
@@ -258,10 +260,11 @@ class Hub:
         if self.is_idle:
             forget_hub(self)
 
-    def _hear(self, event: Mapping[str, Any]) -> None:
+    def _hear(self, event: Mapping[str, Any], cursor: Cursor | None) -> None:
         """Heed what hubs are told as such."""
+        age = 0.0 if cursor is None or self._feed is None else self._feed.age(cursor)
         self._drain.heed(event, _drains())
-        self._control.heed(event)
+        self._control.heed(event, age=age)
 
     def _members(self, room: str) -> Collection[RoomSocket]:
         return self.subscriptions.members(room)

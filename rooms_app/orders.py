@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rooms_app.envelope import ROOM_CONTROL
+from rooms_app.envelope import ROOM_CONTROL, new_uid
 from rooms_app.rooms import EVERYONE
 
 #: The channel-layer type of a hub's report.
@@ -29,13 +29,22 @@ class Order:
     #: The channel for a report on the user's connections.
     reply_to: str | None = None
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether a process that was cut off hears it afterwards.
+
+        Not of sign-ins, of which there are many: the next look finds those. Nor a question that nobody asks any more.
+        """
+        return self.session is None and not self.recheck and self.reply_to is None
+
     def message(self) -> dict[str, Any]:
         """What crosses the channel layer: every hub with connections is in the room of everyone."""
         order = {"user": self.user, "room": self.room, "session": self.session, "recheck": self.recheck}
         return {
             "type": ROOM_CONTROL,
             "rooms": [EVERYONE],
-            "history": False,
+            "uid": new_uid(),
+            "history": self.is_kept,
             "order": {**order, "reply_to": self.reply_to},
         }
 

@@ -38,7 +38,7 @@ class Outflow:
         loop: AbstractEventLoop,
         *,
         members: Callable[[str], Collection[RoomSocket]],
-        control: Callable[[Mapping[str, Any]], None],
+        control: Callable[[Mapping[str, Any], Cursor | None], None],
         counts: Counter[str],
     ) -> None:
         #: Reads items; None until the hub has one.
@@ -47,7 +47,7 @@ class Outflow:
         self.delivered: Cursor | None = None
         self._loop = loop
         self._members = members
-        #: Is told of what hubs say to each other.
+        #: Is told of what hubs say to each other, and its place in history if it has one.
         self._control = control
         self._counts = counts
         self._inbox: list[Item] = []
@@ -186,7 +186,7 @@ class Outflow:
             return None
         kind = event.get("type")
         if kind == envelope.ROOM_CONTROL:
-            self._control(event)
+            self._control(event, item.cursor if isinstance(item, Entry) else None)
             return None
         if kind != envelope.ROOM_MESSAGE:
             self._counts["ignored"] += 1

@@ -37,7 +37,7 @@ async def connections_of(user: Any) -> list[ConnectionReport]:
         heard: set[str] = set()
         with contextlib.suppress(TimeoutError):
             async with within(_PATIENCE):
-                while not expected or heard != expected:
+                while not expected or expected - heard:
                     answer = await layer.receive(channel)
                     if answer.get("type") != REPORT:
                         continue

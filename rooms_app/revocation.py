@@ -1,4 +1,4 @@
-"""Tells every process's hub whom to close: users, rooms, ended sessions. At most once, and within a second."""
+"""Tells every process's hub whom to close, within a second: users, rooms, ended sessions."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from rooms_app.background import background
 from rooms_app.breaker import Breaker
-from rooms_app.exceptions import RoomsUnavailable
+from rooms_app.exceptions import InvalidRoom, RoomsUnavailable
 from rooms_app.orders import Order
-from rooms_app.rooms import check_room, user_room
+from rooms_app.rooms import EVERYONE, check_room, is_reserved, user_room
 from rooms_app.transport import channel_layer, group_send
 
 logger = logging.getLogger(__name__)
@@ -35,13 +35,20 @@ def kick_order(user: Any) -> Order:
 
 
 def removal_order(user: Any, room: str) -> Order:
-    """Take a user's connections out of a room; those that are in no other are closed with 4507."""
-    return Order(user=user_room(user), room=check_room(room))
+    """Take a user's connections out of a room; those that are in no other are closed with 4507.
+
+    Raises `InvalidRoom`, for a reserved room too: she is in those as long as she is connected.
+    """
+    if is_reserved(check_room(room)):
+        raise InvalidRoom(room, f"Nobody can be taken out of {room!r}, which is reserved: disconnect the user instead.")
+    return Order(user=user_room(user), room=room)
 
 
 def close_order(room: str) -> Order:
-    """Close all connections in a room, with 4503."""
-    return Order(room=check_room(room))
+    """Close all connections in a room, with 4503. Raises `InvalidRoom`, for the room of everyone too."""
+    if check_room(room) == EVERYONE:
+        raise InvalidRoom(room, f"{EVERYONE!r} is every connection, and can't be closed: to restart, drain.")
+    return Order(room=room)
 
 
 async def announce_session_ended(digest: str) -> None:

@@ -67,6 +67,9 @@ class Feed(Protocol):
     def event(self, item: dict[str, Any] | Entry) -> Mapping[str, Any] | None:
         """The channel-layer event of an item; None for what only the feed itself is meant to hear, or is malformed."""
 
+    def age(self, cursor: Cursor) -> float:
+        """How many seconds ago that place in history was written, where it is not live; 0 where it is."""
+
     async def sync(self, groups: Collection[str]) -> None:
         """Return when a fresh position is due to be reached that covers these groups. Raises `RoomsUnavailable`."""
 

@@ -46,6 +46,8 @@ class Flow:
         #: What arrives while a repair is under way; None when live.
         self._held: list[Published] | None = []
         self._is_live = asyncio.Event()
+        #: The position at which the last repair ended, and when that was, on the loop's clock.
+        self._repaired = (0, 0.0)
         #: Counts losses, so that a repair notices one under it.
         self._losses = 0
         #: For each group: the position at which its subscription stood …
@@ -54,6 +56,11 @@ class Flow:
         self._received: dict[bytes, int] = {}
         self._retained: dict[str, dict[str, Entry]] = {}
         self._repairing: asyncio.Task[None] | None = None
+
+    def age(self, cursor: Cursor) -> float:
+        """How many seconds ago that place in history was written, where a repair has read it; 0 for what came live."""
+        number, at = self._repaired
+        return 0.0 if cursor.id > number else (number - cursor.id) / 1e6 + asyncio.get_running_loop().time() - at
 
     # What arrives
 
@@ -193,6 +200,7 @@ class Flow:
             # Positions of another epoch mean nothing in this one.
             self._since = dict.fromkeys(self._since, now.id)
         self._position = now.id
+        self._repaired = (now.id, asyncio.get_running_loop().time())
 
     def _lose(self, groups: Collection[str] | None, reason: str, now: Cursor) -> None:
         self._sink.count("resets")

@@ -15,7 +15,7 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 from rooms_app import envelope
 from rooms_app.cancelling import end, within
 from rooms_app.conf import rooms_settings
-from rooms_app.cursor import Entry
+from rooms_app.cursor import Cursor, Entry
 from rooms_app.exceptions import RoomsUnavailable, explain
 from rooms_app.feeds.feed import Sink
 
@@ -85,6 +85,9 @@ class StockFeed:
             self._is_heard.set()
             return None
         return item
+
+    def age(self, cursor: Cursor) -> float:
+        return 0.0
 
     async def sync(self, groups: Collection[str]) -> None:
         """There are no positions."""
