@@ -9,27 +9,20 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any
 
-from django.contrib import admin
-from django.contrib.auth import get_user_model
-from django.core.exceptions import FieldDoesNotExist
 from django.db import Error as DatabaseError
 from django.db import router, transaction
-from django.db.models import Q, QuerySet
-from django.http import HttpRequest
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
+from rooms_app.audiences import reach_of, room_parts
 from rooms_app.context import use_ws_manager
-from rooms_app.counts import count_connections_sync
 from rooms_app.exceptions import RoomsError, RoomsUnavailable, explain
 from rooms_app.models import AuditEntry, Broadcast
 from rooms_app.payloads import restore, text_of
 from rooms_app.registry import WebSocketMessageBase
-from rooms_app.rooms import EVERYONE, user_room
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +34,6 @@ PERMISSION = "rooms_app.send_broadcast"
 #: What can still be changed, and what can be sent.
 EDITABLE = (State.DRAFT, State.SCHEDULED)
 SENDABLE = (State.DRAFT, State.SCHEDULED, State.FAILED)
-
-#: How many users' rooms go into one send.
-USERS_PER_SEND = 200
-
-#: How many such parts a preview counts.
-PARTS_PER_PREVIEW = 50
 
 _CLAIM = timedelta(seconds=60)
 #: Seconds until a scheduled one that failed is tried again; spread, so that schedulers don't come all at once.
@@ -68,67 +55,22 @@ def target_of(broadcast: Broadcast) -> str:
     return f"broadcast {broadcast.pk}"
 
 
-# Whom it goes to.
+def is_sendable(broadcast: Broadcast) -> bool:
+    """Whether it can be sent: also one whose sender died while it was being sent, and that no scheduler took up."""
+    if broadcast.state == State.SENDING:
+        return broadcast.claimed_until is not None and broadcast.claimed_until <= timezone.now()
+    return broadcast.state in SENDABLE
 
 
-def users_of(broadcast: Broadcast) -> QuerySet[Any]:
-    """The active users of a broadcast, by choice and by query, ordered by primary key."""
-    model = get_user_model()
-    wanted = Q(pk__in=broadcast.users.values("pk"))
-    if broadcast.user_query.strip():
-        found = _search(broadcast.user_query, broadcast.sent_by or broadcast.created_by)
-        wanted |= Q(pk__in=found.order_by().values("pk"))
-    users = model._default_manager.filter(wanted)
-    try:
-        model._meta.get_field("is_active")
-    except FieldDoesNotExist:
-        # A user model may do without: then it is a plain attribute, and always true.
-        return users.order_by("pk")
-    return users.filter(is_active=True).order_by("pk")
+def send_now(broadcast_pk: Any, user: Any, *, revision: int | None = None) -> bool:
+    """Send a broadcast once the transaction commits, or at once without one; False where someone else was first.
 
-
-def _search(text: str, operator: Any) -> QuerySet[Any]:
-    """Whom the project's own user admin finds; without one, or without search fields, by part of the name."""
-    model = get_user_model()
-    request = HttpRequest()
-    request.user = operator
-    if admin.site.is_registered(model):
-        user_admin = admin.site.get_model_admin(model)
-        if user_admin.get_search_fields(request):
-            found, _ = user_admin.get_search_results(request, user_admin.get_queryset(request), text)
-            return found
-    return model._default_manager.filter(**{f"{model.USERNAME_FIELD}__icontains": text.strip()})
-
-
-def room_parts(broadcast: Broadcast) -> Iterator[list[str]]:
-    """The rooms of a broadcast, in parts of which each is one send."""
-    match broadcast.audience:
-        case Broadcast.Audience.EVERYONE:
-            yield [EVERYONE]
-        case Broadcast.Audience.ROOMS:
-            yield list(broadcast.rooms)
-        case _:
-            users = users_of(broadcast).only("pk").iterator(chunk_size=USERS_PER_SEND)
-            while part := [user_room(user) for user in islice(users, USERS_PER_SEND)]:
-                yield part
-
-
-def reach_of(parts: Iterable[list[str]]) -> int | None:
-    """How many connections are in these rooms now, one in two rooms counted twice; None where Redis does not say."""
-    try:
-        return sum(sum(count_connections_sync(part).values()) for part in parts)
-    except RoomsError:
-        return None
-
-
-# What becomes of it.
-
-
-def send_now(broadcast_pk: Any, user: Any) -> bool:
-    """Send a broadcast once the transaction commits, or at once without one; False where someone else was first."""
+    Of another revision than the one that was looked at, if that is given, nothing is sent.
+    """
     now = timezone.now()
     until = now + _CLAIM
-    mine = Broadcast.objects.filter(pk=broadcast_pk, state__in=SENDABLE)
+    is_orphaned = Q(state=State.SENDING, claimed_until__lte=now)
+    mine = _only(broadcast_pk, revision).filter(Q(state__in=SENDABLE) | is_orphaned)
     if not mine.update(state=State.SENDING, claimed_until=until, sent_by=user, error=""):
         return False
     # After the commit: a row that is rolled back must not have been sent, and Redis is no reason to hold a lock.
@@ -136,16 +78,23 @@ def send_now(broadcast_pk: Any, user: Any) -> bool:
     return True
 
 
-def schedule(broadcast_pk: Any, user: Any) -> bool:
-    """Have the scheduler send a draft at its `send_at`; False where it has none, or is no draft any more."""
-    draft = Broadcast.objects.filter(pk=broadcast_pk, state=State.DRAFT, send_at__isnull=False)
+def schedule(broadcast_pk: Any, user: Any, *, revision: int | None = None) -> bool:
+    """Have the scheduler send a draft at its `send_at`; False where it has none, or is no such draft any more."""
+    draft = _only(broadcast_pk, revision).filter(state=State.DRAFT, send_at__isnull=False)
     return _change(draft, user, "scheduled", state=State.SCHEDULED, sent_by=user, claimed_until=None, error="")
 
 
 def cancel(broadcast_pk: Any, user: Any) -> bool:
     """Never send what has not been sent yet; False where it has, or is on its way."""
-    waiting = Broadcast.objects.filter(pk=broadcast_pk, state__in=SENDABLE)
+    waiting = _only(broadcast_pk).filter(state__in=SENDABLE)
     return _change(waiting, user, "cancelled", state=State.CANCELLED, claimed_until=None)
+
+
+def edit(broadcast_pk: Any, revision: int, **values: Any) -> bool:
+    """Change what is not on its way yet; False where it is, or where somebody else has changed it meanwhile."""
+    mine = _only(broadcast_pk, revision).filter(state__in=EDITABLE)
+    changes = {"state": State.DRAFT, "error": "", "claimed_until": None, "revision": F("revision") + 1}
+    return bool(mine.update(**values, **changes))
 
 
 def send_due() -> int:
@@ -164,6 +113,16 @@ def send_due() -> int:
     return sent
 
 
+def _stored() -> QuerySet[Broadcast]:
+    """Where they are written to: a replica may not have yet what was just changed."""
+    return Broadcast.objects.using(router.db_for_write(Broadcast))
+
+
+def _only(broadcast_pk: Any, revision: int | None = None) -> QuerySet[Broadcast]:
+    found = _stored().filter(pk=broadcast_pk)
+    return found if revision is None else found.filter(revision=revision)
+
+
 def _change(broadcasts: QuerySet[Broadcast], user: Any, action: str, **values: Any) -> bool:
     """Compare and set, with its audit entry, for a query that names one broadcast and the states it may be in."""
     with transaction.atomic(using=router.db_for_write(Broadcast)):
@@ -179,7 +138,7 @@ def _claim_due() -> tuple[Any, datetime] | None:
     now = timezone.now()
     is_due = Q(state=State.SCHEDULED, send_at__lte=now) & (Q(claimed_until=None) | Q(claimed_until__lte=now))
     is_orphaned = Q(state=State.SENDING, claimed_until__lte=now)
-    due = Broadcast.objects.filter(is_due | is_orphaned)
+    due = _stored().filter(is_due | is_orphaned)
     until = now + _CLAIM
     while (broadcast_pk := due.order_by("send_at", "created_at").values_list("pk", flat=True).first()) is not None:
         if due.filter(pk=broadcast_pk).update(state=State.SENDING, claimed_until=until):
@@ -198,7 +157,9 @@ def _deliver_after_commit(broadcast_pk: Any, until: datetime) -> None:
 
 def _deliver(broadcast_pk: Any, until: datetime, *, retries: bool) -> bool | None:
     """Send a claimed broadcast, and note what became of it: whether it went out, None where Redis is away."""
-    broadcast = Broadcast.objects.select_related("sent_by", "created_by").get(pk=broadcast_pk)
+    broadcast = _stored().select_related("sent_by", "created_by").filter(pk=broadcast_pk).first()
+    if broadcast is None:
+        return False
     claim = _Claim(broadcast, until)
     try:
         if retries:
@@ -232,7 +193,8 @@ def _check_sender(broadcast: Broadcast) -> None:
     sender = broadcast.sent_by
     if sender is None:
         # Nobody ever, for one that a program made.
-        by_somebody = AuditEntry.objects.filter(target=target_of(broadcast), action="scheduled").exclude(actor_name="")
+        entries = AuditEntry.objects.using(router.db_for_write(AuditEntry))
+        by_somebody = entries.filter(target=target_of(broadcast), action="scheduled").exclude(actor_name="")
         if by_somebody.exists():
             raise RoomsError("Its sender is gone.")
         return
@@ -250,9 +212,11 @@ def _send(broadcast: Broadcast, claim: _Claim) -> int | None:
     message = message_of(broadcast)
     manager = use_ws_manager()
     reached: int | None = 0
-    for number, rooms in enumerate(room_parts(broadcast)):
+    operator = broadcast.sent_by or broadcast.created_by
+    for number, rooms in enumerate(room_parts(broadcast, operator)):
         claim.renew()
-        key = f"broadcast:{broadcast.pk}" + (f":{number}" if number else "")
+        # What was corrected after a failure, which means perhaps sent, is another message.
+        key = f"broadcast:{broadcast.pk}:{broadcast.revision}:{number}"
         manager.send_sync(rooms, message, idempotency_key=key, robust=False)
         part = reach_of([rooms])
         reached = None if reached is None or part is None else reached + part
@@ -289,6 +253,6 @@ class _Claim:
                 AuditEntry.record(self._broadcast.sent_by, action, target_of(self._broadcast), **details)
 
     def _compare_and_set(self, **values: Any) -> None:
-        ours = Broadcast.objects.filter(pk=self._broadcast.pk, state=State.SENDING, claimed_until=self._until)
+        ours = _only(self._broadcast.pk).filter(state=State.SENDING, claimed_until=self._until)
         if not ours.update(**values):
             raise _ClaimLostError

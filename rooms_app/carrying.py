@@ -21,6 +21,7 @@ from django.utils import timezone
 
 from rooms_app.exceptions import RoomsConfigurationError, RoomsError, Unavailable, explain
 from rooms_app.models import OutboxEntry
+from rooms_app.payloads import storable
 
 logger = logging.getLogger(__name__)
 
@@ -198,14 +199,14 @@ class Claim:
         else:
             state, until = State.WAITING, timezone.now() + timedelta(seconds=2**tries * random.uniform(0.5, 1))
         text = str(error) if isinstance(error, RoomsError) else explain(error)
-        values = {"state": state, "claimed_until": until, "error": _storable(text)}
+        values = {"state": state, "claimed_until": until, "error": storable(text)[:_MAX_ERROR]}
         self._ours([entry]).update(**values, claimed_by="", attempts=F("attempts") + 1)
         return state
 
     def _put_off(self, error: Exception) -> None:
         # All that is left of them, so that they stay in order.
         until = timezone.now() + timedelta(seconds=random.uniform(*_AWAY))
-        self._ours(self.entries).update(claimed_by="", claimed_until=until, error=_storable(str(error)))
+        self._ours(self.entries).update(claimed_by="", claimed_until=until, error=storable(str(error))[:_MAX_ERROR])
         self.entries = []
         self.is_away = True
 
@@ -213,8 +214,3 @@ class Claim:
         """Those that nobody has taken over."""
         keys = [entry.pk for entry in entries]
         return outbox().filter(pk__in=keys, claimed_by=self._token, state=State.WAITING)
-
-
-def _storable(text: str) -> str:
-    # PostgreSQL takes no NUL.
-    return text.replace("\0", "")[:_MAX_ERROR]

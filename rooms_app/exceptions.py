@@ -38,7 +38,7 @@ class UnknownMessage(RoomsError, LookupError):  # noqa: N818 - reads as the sent
 
 
 class MessageTooLarge(RoomsError, ValueError):  # noqa: N818
-    """The message is larger than ROOMS["max_message_bytes"] allows."""
+    """The message is larger than ROOMS["max_message_bytes"] allows, or goes to more rooms than one send takes."""
 
 
 class InvalidRoom(RoomsError, ValueError):  # noqa: N818

@@ -18,7 +18,7 @@ from rooms_app.orders import Order
 from rooms_app.protocols import PendingSend, SendOutcome, WebSocketConnectionManager
 from rooms_app.registry import WebSocketMessageBase
 from rooms_app.revocation import close_order, give, kick_order, removal_order
-from rooms_app.rooms import check_rooms, is_reserved
+from rooms_app.rooms import check_audience, check_rooms, is_reserved
 from rooms_app.sync_publish import Send, SyncPublisher
 from rooms_app.transport import channel_layer, gate, group_send
 
@@ -211,7 +211,7 @@ def _prepare(
     text = check_message(message)
     excluded = exclude if isinstance(exclude, str | None) else exclude.connection.id
     return envelope.room_message(
-        check_rooms(rooms),
+        check_audience(rooms),
         text,
         exclude=excluded,
         has_history=message.HISTORY,

@@ -51,6 +51,8 @@ class Broadcast(models.Model):
     #: Looked up when it is sent, by the search of the project's own user admin.
     user_query = models.CharField("users by query", max_length=255, blank=True)
     send_at = models.DateTimeField(null=True, blank=True)
+    #: Counts what operators have saved of it: what one has looked at is what is sent.
+    revision = models.PositiveIntegerField(default=1, editable=False)
     state = models.CharField(max_length=10, choices=State.choices, default=State.DRAFT)
     created_by = models.ForeignKey(_USER, null=True, on_delete=models.SET_NULL, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)

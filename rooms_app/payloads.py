@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import ValidationError
 
 from rooms_app.exceptions import RoomsError
@@ -25,3 +27,17 @@ def restore(message_id: str, text: str) -> WebSocketMessageBase:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the message"
         raise RoomsError(f"{message_id} has changed, and no longer fits: {place}: {first['msg']}.") from error
+
+
+def storable(text: str) -> str:
+    """A text as each database takes it: without NUL, and without halves of surrogate pairs."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
+
+
+def is_storable(value: Any) -> bool:
+    """Whether each database's JSON takes a value: all texts in it as they are."""
+    if isinstance(value, dict):
+        return all(map(is_storable, (*value, *value.values())))
+    if isinstance(value, list):
+        return all(map(is_storable, value))
+    return not isinstance(value, str) or value == storable(value)

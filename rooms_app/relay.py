@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, router, transaction
+from django.db import DEFAULT_DB_ALIAS, connections, router, transaction
+from django.db import Error as DatabaseError
 from django.utils import timezone
 
 from rooms_app.carrying import (
@@ -35,7 +36,7 @@ from rooms_app.exceptions import RoomsError
 from rooms_app.models import OutboxEntry
 from rooms_app.sender import is_in_transaction
 
-__all__ = ["Carrier", "Stored", "outbox_database", "register_carrier", "relay_due", "store"]
+__all__ = ["Carrier", "State", "Stored", "outbox_database", "register_carrier", "relay_due", "store", "store_and_carry"]
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ def outbox_database(using: str | None = None) -> str:
     if asked != database and is_in_transaction(asked):
         raise RoomsError(
             f"The outbox is in the database {database!r}, and can't be part of a transaction on {asked!r}: one of the "
-            f"two could be rolled back alone. Send inside atomic(using={database!r}), or without OUTBOX."
+            f"two could be rolled back alone. Send inside atomic(using={database!r}), or outside of the transaction."
         )
     return database
 

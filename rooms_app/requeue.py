@@ -36,8 +36,8 @@ def requeue(letter_pk: UUID, user: Any) -> bool:
     letters = DeadLetter.objects.using(database).filter(pk=letter_pk, state=DeadLetter.State.DEAD)
     with transaction.atomic(using=database):
         letter = letters.first()
-        if letter is not None and not isinstance(letter.delivery, dict):
-            raise RoomsError("What is stored of it is no delivery.")
+        if letter is not None and not (letter.handler and isinstance(letter.delivery, dict)):
+            raise RoomsError("What came is no delivery, so there is nothing to handle.")
         values = {"state": DeadLetter.State.REQUEUED, "requeued_at": timezone.now(), "requeued_by": user}
         if letter is None or not letters.update(**values):
             return False

@@ -9,13 +9,16 @@ from typing import Annotated, Any
 
 from pydantic import StringConstraints
 
-from rooms_app.exceptions import InvalidRoom
+from rooms_app.exceptions import InvalidRoom, MessageTooLarge
 
 #: The room that every connection is in: what a typed broadcast is sent to.
 EVERYONE = "*"
 
 #: Longest room name, in characters.
 MAX_LENGTH = 255
+
+#: How many rooms one send goes to: each of its copies, one for each room, names them all.
+MAX_ROOMS_PER_SEND = 1_000
 
 #: A room name as a Pydantic type, for bodies and for URL parameters of a `PydanticAPIView`.
 RoomName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_LENGTH)]
@@ -43,6 +46,17 @@ def check_rooms(rooms: Iterable[object]) -> list[str]:
     if isinstance(rooms, str | bytes):
         raise TypeError(f"rooms is a list of room names, not {rooms!r}: write [{rooms!r}].")
     return list(dict.fromkeys([check_room(room) for room in rooms]))
+
+
+def check_audience(rooms: Iterable[object]) -> list[str]:
+    """`check_rooms`, for a send. Raises `MessageTooLarge` besides, where it would go to too many."""
+    names = check_rooms(rooms)
+    if len(names) > MAX_ROOMS_PER_SEND:
+        raise MessageTooLarge(
+            f"The message goes to {len(names):,} rooms, and one send to {MAX_ROOMS_PER_SEND:,} at most, as each copy "
+            "names them all: send in parts, or to a room that all of them are in."
+        )
+    return names
 
 
 def group_name(room: str) -> str:

@@ -22,7 +22,7 @@ from rooms_app.manager import (
     check_message,
 )
 from rooms_app.registry import WebSocketMessageBase
-from rooms_app.rooms import check_rooms
+from rooms_app.rooms import check_audience
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class OnCommitSender:
         # Here, where the caller can still mend it, and as the message is now.
         check_message(message)
         check_idempotency_key(options.get("idempotency_key"))
-        send = _Send(check_rooms(rooms), message.model_copy(deep=True), options)
+        send = _Send(check_audience(rooms), message.model_copy(deep=True), options)
         _CommittedSends.of(connections[using], self._manager()).add(send, using)
         return SendOutcome.DEFERRED
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.db import DatabaseError
+from django.db import Error as DatabaseError
 
 from rooms_app import sender
 from rooms_app.carrying import Claim, State, outbox, register_carrier
@@ -22,7 +22,7 @@ from rooms_app.manager import SendOutcome, check_idempotency_key, check_message
 from rooms_app.payloads import restore, text_of
 from rooms_app.registry import WebSocketMessageBase
 from rooms_app.relay import Stored, insert, store_and_carry
-from rooms_app.rooms import check_rooms
+from rooms_app.rooms import check_audience
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def stored_send(
         "message_type": message.MESSAGE_ID,
         # As texts: PostgreSQL's JSON has no NUL, and an order of keys of its own.
         "message": text,
-        "rooms": json.dumps(check_rooms(rooms)),
+        "rooms": json.dumps(check_audience(rooms)),
         "exclude": exclude if isinstance(exclude, str | None) else exclude.connection.id,
     }
     return Stored(key=key or secrets.token_hex(16), body=body, is_remembered=key is not None, due_at=due_at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -43,6 +44,20 @@ class Siren(WebSocketMessage):
     @classmethod
     def may_broadcast(cls, user: Any) -> bool:
         return user.get_username() == "chief"
+
+
+class Formless(WebSocketMessage):
+    """What no form can be made of."""
+
+    MESSAGE_ID = "tests.formless"
+    call: Callable[[], None]
+
+
+class Loose(WebSocketMessage):
+    """What may hold any JSON."""
+
+    MESSAGE_ID = "tests.loose"
+    extra: Any
 
 
 class TeamUserAdmin(NotifyRoomsMixin, UserAdmin):
@@ -88,8 +103,8 @@ def text(answer: HttpResponse) -> str:
 
 
 def press(client: Client, broadcast: Broadcast, name: str) -> str:
-    """Press a button; the page it leads to."""
-    return text(client.post(page(broadcast, name), follow=True))
+    """Press a button of the broadcast as it was looked at; the page it leads to."""
+    return text(client.post(page(broadcast, name), {"revision": broadcast.revision}, follow=True))
 
 
 class TestWhoMay:
@@ -165,7 +180,8 @@ class TestForm:
         press(operator, broadcast, "schedule")
         form = text(operator.get(page(broadcast, "edit")))
         assert 'value="7"' in form and "hello" in form and "a\nb" in form and f"{later:%Y-%m-%dT%H:%M}" in form
-        operator.post(page(broadcast, "edit"), {**VALID, "message-number": "8", "audience": "everyone"})
+        seen = {"revision": broadcast.revision}
+        operator.post(page(broadcast, "edit"), {**VALID, **seen, "message-number": "8", "audience": "everyone"})
         broadcast.refresh_from_db()
         assert (broadcast.state, broadcast.payload["number"], broadcast.send_at) == (State.DRAFT, 8, None)
         assert (broadcast.audience, broadcast.rooms) == ("everyone", [])
@@ -181,6 +197,97 @@ class TestForm:
         assert "somebody else was first" in press(operator, broadcast, "send")
         broadcast.refresh_from_db()
         assert broadcast.payload["number"] == 7
+
+
+class TestTwoOperators:
+    """What one has looked at is what she sends."""
+
+    @pytest.mark.parametrize("button", ["send", "schedule"])
+    def test_what_was_changed_since_she_looked_is_not_sent(self, operator: Client, button: str) -> None:
+        """She is told, and sees what it is now."""
+        later = timezone.now() + timedelta(hours=1)
+        seen = saved(operator, send_at=f"{later:%Y-%m-%dT%H:%M}")
+        other = signed_in("other", "send_broadcast")
+        changed = {**VALID, "revision": seen.revision, "message-text": "never seen", "audience": "everyone"}
+        assert other.post(page(seen, "edit"), changed).status_code == 302
+        answer = press(operator, seen, button)
+        assert "It was changed meanwhile" in answer and "never seen" in answer
+        seen.refresh_from_db()
+        assert seen.state == State.DRAFT
+
+    def test_of_two_edits_at_once_the_second_is_not_lost_and_overwrites_nothing(self, operator: Client) -> None:
+        """What she wrote is shown again; saved once more, it stands."""
+        broadcast = saved(operator)
+        other = signed_in("other", "send_broadcast")
+        seen = {**VALID, "revision": broadcast.revision}
+        other.post(page(broadcast, "edit"), {**seen, "message-text": "first"})
+        answer = text(operator.post(page(broadcast, "edit"), {**seen, "message-text": "second"}))
+        assert "It was changed meanwhile" in answer and "second" in answer
+        broadcast.refresh_from_db()
+        assert (broadcast.payload["text"], broadcast.revision) == ("first", 2)
+        assert 'name="revision" value="2"' in answer
+        again = {**seen, "revision": 2, "message-text": "second"}
+        assert operator.post(page(broadcast, "edit"), again).status_code == 302
+        broadcast.refresh_from_db()
+        assert broadcast.payload["text"] == "second"
+
+    def test_a_button_of_no_known_revision_does_nothing(self, operator: Client) -> None:
+        broadcast = saved(operator)
+        for revision in ("", "x", "9" * 30):
+            operator.post(page(broadcast, "send"), {"revision": revision})
+        broadcast.refresh_from_db()
+        assert broadcast.state == State.DRAFT
+
+
+class TestOddInput:
+    """A sentence beside the field, and no error page."""
+
+    def test_a_message_class_without_a_form_is_said_to_have_none(self, operator: Client) -> None:
+        answer = text(operator.get(f"{ADD}?type=tests.formless", follow=True))
+        assert "The type tests.formless has no form" in answer
+
+    def test_what_no_database_can_hold_is_refused(self, operator: Client) -> None:
+        """PostgreSQL takes no NUL, not even escaped in JSON."""
+        listed = {**VALID, "message-extra": r'{"a": ["\u0000"]}'}
+        assert "such as NUL" in text(operator.post(f"{ADD}?type=tests.loose", listed))
+        assert "the character NUL" in text(operator.post(FORM, {**VALID, "rooms": "a\0b"}))
+        assert not Broadcast.objects.exists()
+
+    def test_one_message_goes_to_so_many_rooms_at_most(self, operator: Client) -> None:
+        """Each copy names all of them."""
+        rooms = "\n".join(f"room-{number}" for number in range(1_001))
+        assert "1,001 rooms: one message goes to 1,000 at most" in text(operator.post(FORM, {**VALID, "rooms": rooms}))
+
+    def test_what_a_teams_own_search_raises_is_said_on_the_page(
+        self, operator: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It can still be cancelled."""
+
+        def search(*args: Any) -> Any:
+            raise ZeroDivisionError("theirs")
+
+        monkeypatch.setattr(UserAdmin, "get_search_results", search)
+        broadcast = saved(operator, audience="users", user_query="ann")
+        answer = text(operator.get(page(broadcast)))
+        assert "ZeroDivisionError: theirs" in answer and "Send now" not in answer and "Cancel it" in answer
+
+    def test_a_message_that_is_too_large_can_not_be_sent(self, operator: Client, settings: Any) -> None:
+        broadcast = saved(operator)
+        settings.ROOMS = {**settings.ROOMS, "max_message_bytes": 10}
+        answer = text(operator.get(page(broadcast)))
+        assert "max_message_bytes" in answer and "Send now" not in answer
+
+    def test_one_whose_class_is_gone_can_be_cancelled(self, operator: Client) -> None:
+        broadcast = Broadcast.objects.create(message_type="gone.message", payload={}, state=State.SCHEDULED)
+        assert "Cancelled" in press(operator, broadcast, "cancel")
+
+    def test_one_whose_sender_died_in_the_middle_can_be_sent_again(self, operator: Client) -> None:
+        """Where no scheduler takes it up."""
+        broadcast = saved(operator)
+        died = timezone.now() - timedelta(seconds=1)
+        Broadcast.objects.update(state=State.SENDING, claimed_until=died)
+        assert "Send now" in text(operator.get(page(broadcast)))
+        assert "Sent." in press(operator, broadcast, "send")
 
 
 class TestPreviewAndSend:

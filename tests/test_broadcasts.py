@@ -108,7 +108,7 @@ class TestStates:
         assert (recorder.sent, broadcast.state) == ([], State.DRAFT)
         with transaction.atomic():
             assert broadcasts.send_now(broadcast.pk, None)
-        assert recorder.sent == [(["*"], f"broadcast:{broadcast.pk}")]
+        assert recorder.sent == [(["*"], f"broadcast:{broadcast.pk}:1:0")]
 
     def test_a_cancelled_one_is_never_sent(self, recorder: Recorder) -> None:
         broadcast = due()
@@ -126,7 +126,7 @@ class TestStates:
         alive = note(state=State.SENDING, claimed_until=timezone.now() + timedelta(seconds=30))
         dead = note(state=State.SENDING, claimed_until=timezone.now() - timedelta(seconds=1))
         assert broadcasts.send_due() == 1
-        assert [key for _, key in recorder.sent] == [f"broadcast:{dead.pk}"]
+        assert [key for _, key in recorder.sent] == [f"broadcast:{dead.pk}:1:0"]
         alive.refresh_from_db()
         assert alive.state == State.SENDING
 
@@ -137,6 +137,27 @@ class TestStates:
         broadcasts._deliver(broadcast.pk, taken_over, retries=True)
         broadcast.refresh_from_db()
         assert (broadcast.state, actions()) == (State.SENDING, [])
+
+    def test_what_was_corrected_after_a_failure_is_another_message(self, recorder: Recorder) -> None:
+        """The first one was perhaps sent; the same, tried again, has the same key."""
+        recorder.error = RoomsUnavailable()
+        broadcast = note()
+        assert broadcasts.send_now(broadcast.pk, None)
+        recorder.error = None
+        Broadcast.objects.update(state=State.DRAFT)
+        assert broadcasts.edit(broadcast.pk, 1, payload={"number": 2})
+        assert not broadcasts.edit(broadcast.pk, 1, payload={"number": 3})
+        assert not broadcasts.send_now(broadcast.pk, None, revision=1)
+        assert broadcasts.send_now(broadcast.pk, None, revision=2)
+        assert [key for _, key in recorder.sent] == [f"broadcast:{broadcast.pk}:2:0"]
+
+    def test_one_whose_process_died_can_be_sent_again_by_hand(self, recorder: Recorder) -> None:
+        """With the same key, and not while that process may still live."""
+        broadcast = note(state=State.SENDING, claimed_until=timezone.now() + timedelta(seconds=30))
+        assert not broadcasts.send_now(broadcast.pk, None)
+        Broadcast.objects.update(claimed_until=timezone.now())
+        assert broadcasts.send_now(broadcast.pk, None)
+        assert [key for _, key in recorder.sent] == [f"broadcast:{broadcast.pk}:1:0"]
 
 
 @uses_database
@@ -159,7 +180,7 @@ class TestAudience:
         assert broadcasts.send_now(broadcast.pk, None)
         assert [len(rooms) for rooms, _ in recorder.sent] == [200, 200, 50]
         assert len({room for rooms, _ in recorder.sent for room in rooms}) == 450
-        assert [key for _, key in recorder.sent] == [f"broadcast:{broadcast.pk}{part}" for part in ("", ":1", ":2")]
+        assert [key for _, key in recorder.sent] == [f"broadcast:{broadcast.pk}:1:{part}" for part in range(3)]
 
 
 @uses_database

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlencode
 
@@ -15,18 +12,20 @@ from django.db import router, transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
+from pydantic import PydanticUserError
 
-from rooms_app import broadcasts, envelope
+from rooms_app import broadcasts
 from rooms_app.admin.forms import DeliveryForm, delivery_initial
 from rooms_app.admin.notify import take_rooms
 from rooms_app.admin.permission import may_send, message_type, message_types
-from rooms_app.exceptions import RoomsError, UnknownMessage
+from rooms_app.admin.preview import preview_of
+from rooms_app.exceptions import UnknownMessage
 from rooms_app.forms import form_class
 from rooms_app.models import AuditEntry, Broadcast
+from rooms_app.payloads import is_storable
 from rooms_app.registry import WebSocketMessageBase
 
 State = Broadcast.State
-Audience = Broadcast.Audience
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Broadcast]
@@ -34,16 +33,7 @@ else:
     ModelAdmin = admin.ModelAdmin
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preview:
-    """What a client would get, and how many would."""
-
-    exact: str = ""
-    pretty: str = ""
-    #: Why there is no frame.
-    error: str = ""
-    #: How many connections, in words.
-    reach: str = ""
+_CHANGED = "It was changed meanwhile, or is on its way already: look at it again."
 
 
 @admin.register(Broadcast)
@@ -83,7 +73,11 @@ class BroadcastAdmin(ModelAdmin):
             path("<uuid:pk>/edit/", view(self.edit_view), name="rooms_app_broadcast_edit"),
             path("<uuid:pk>/send/", view(self._doing(self._send)), name="rooms_app_broadcast_send"),
             path("<uuid:pk>/schedule/", view(self._doing(self._schedule)), name="rooms_app_broadcast_schedule"),
-            path("<uuid:pk>/cancel/", view(self._doing(self._cancel)), name="rooms_app_broadcast_cancel"),
+            path(
+                "<uuid:pk>/cancel/",
+                view(self._doing(self._cancel, needs_type=False)),
+                name="rooms_app_broadcast_cancel",
+            ),
         ]
         return own + super().get_urls()
 
@@ -116,8 +110,8 @@ class BroadcastAdmin(ModelAdmin):
         broadcast = self._get(request, object_id)
         if request.method not in ("GET", "HEAD"):
             return HttpResponseNotAllowed(["GET", "HEAD"])
-        preview = self._preview(broadcast)
-        can_send = broadcast.state in broadcasts.SENDABLE and not preview.error
+        preview = preview_of(broadcast, request.user)
+        can_send = broadcasts.is_sendable(broadcast) and not preview.error
         context = {
             "broadcast": broadcast,
             "preview": preview,
@@ -147,7 +141,13 @@ class BroadcastAdmin(ModelAdmin):
     def _form(
         self, request: HttpRequest, found: type[WebSocketMessageBase], broadcast: Broadcast, *, initial: dict[str, Any]
     ) -> HttpResponse:
-        message_form_class = form_class(found)
+        try:
+            message_form_class = form_class(found)
+        except PydanticUserError as error:
+            messages.error(
+                request, f"The type {found.MESSAGE_ID} has no form, so it can't be sent here: {error.message}"
+            )
+            return HttpResponseRedirect(self._url("changelist"))
         message_form = message_form_class(
             data=request.POST or None, initial=message_form_class.initial_from(broadcast.payload), prefix="message"
         )
@@ -158,7 +158,13 @@ class BroadcastAdmin(ModelAdmin):
             if all(are_valid):
                 # The form's class is `found`.
                 message = cast(WebSocketMessageBase, message_form.message)
-                return self._save(request, broadcast, message, delivery.cleaned_data)
+                payload = broadcasts.payload_of(message)
+                if not is_storable(payload):
+                    message_form.add_error(None, "It holds a character that can't be stored, such as NUL (\\u0000).")
+                elif self._save(request, broadcast, payload, delivery.cleaned_data):
+                    return self._to_page(broadcast.pk)
+                else:
+                    delivery.add_error(None, _CHANGED)
         context = {
             "message_form": message_form,
             "delivery": delivery,
@@ -166,14 +172,14 @@ class BroadcastAdmin(ModelAdmin):
             "about": (found.__doc__ or "").strip().partition("\n")[0],
             "message_id": found.MESSAGE_ID,
             "broadcast": None if broadcast._state.adding else broadcast,
+            "revision": broadcast.revision,
         }
         return self._page(request, "form", f"Message {found.MESSAGE_ID}", context)
 
-    def _save(
-        self, request: HttpRequest, broadcast: Broadcast, message: WebSocketMessageBase, delivery: dict[str, Any]
-    ) -> HttpResponse:
-        users = delivery.pop("users")
-        values = {**delivery, "payload": broadcasts.payload_of(message), "state": State.DRAFT, "error": ""}
+    def _save(self, request: HttpRequest, broadcast: Broadcast, payload: Any, delivery: dict[str, Any]) -> bool:
+        """Whether it is saved: not where it is on its way, or was changed by somebody else, while she wrote."""
+        users = delivery["users"]
+        values = {name: value for name, value in delivery.items() if name != "users"} | {"payload": payload}
         with transaction.atomic(using=router.db_for_write(Broadcast)):
             if broadcast._state.adding:
                 action = "created"
@@ -183,42 +189,30 @@ class BroadcastAdmin(ModelAdmin):
                 broadcast.save()
             else:
                 action = "edited"
-                # Compare and set: the scheduler may have taken it while the operator wrote.
-                mine = Broadcast.objects.filter(pk=broadcast.pk, state__in=broadcasts.EDITABLE)
-                if not mine.update(**values, claimed_until=None):
-                    messages.error(request, "Not saved: it is on its way already.")
-                    return self._to_page(broadcast.pk)
+                if not broadcasts.edit(broadcast.pk, _revision(request), **values):
+                    return False
             broadcast.users.set(users)
             AuditEntry.record(request.user, action, broadcasts.target_of(broadcast), type=broadcast.message_type)
-        return self._to_page(broadcast.pk)
-
-    def _preview(self, broadcast: Broadcast) -> Preview:
-        try:
-            message = broadcasts.message_of(broadcast)
-            # One more than is counted, to see whether there are more.
-            parts = list(islice(broadcasts.room_parts(broadcast), broadcasts.PARTS_PER_PREVIEW + 1))
-        except RoomsError as error:
-            return Preview(error=str(error))
-        rooms = [room for part in parts for room in part]
-        if not rooms:
-            return Preview(error="Nobody: no active user is chosen, or found by the query.")
-        exact = envelope.addressed(envelope.encode(message), rooms[0])
-        pretty = json.dumps(json.loads(exact), ensure_ascii=False, indent=2)
-        if broadcast.state not in broadcasts.SENDABLE:
-            return Preview(exact=exact, pretty=pretty)
-        return Preview(exact=exact, pretty=pretty, reach=_reach(parts))
+        return True
 
     # What the buttons do.
 
-    def _doing(self, action: Callable[[HttpRequest, Broadcast], None]) -> Callable[..., HttpResponse]:
+    def _doing(
+        self, action: Callable[[HttpRequest, Broadcast], None], *, needs_type: bool = True
+    ) -> Callable[..., HttpResponse]:
         """The view of a button: POST only, then back to the page."""
 
         def view(request: HttpRequest, pk: Any) -> HttpResponse:
             broadcast = self._get(request, pk)
             if request.method != "POST":
                 return HttpResponseNotAllowed(["POST"])
-            if self._type(request, broadcast.message_type) is not None:
-                action(request, broadcast)
+            try:
+                message_type(request, broadcast.message_type)
+            except UnknownMessage as error:
+                if needs_type:
+                    messages.error(request, str(error))
+                    return self._to_page(pk)
+            action(request, broadcast)
             return self._to_page(pk)
 
         return view
@@ -226,8 +220,8 @@ class BroadcastAdmin(ModelAdmin):
     def _send(self, request: HttpRequest, broadcast: Broadcast) -> None:
         is_retry = broadcast.state == State.FAILED
         with transaction.atomic(using=router.db_for_write(Broadcast)):
-            if not broadcasts.send_now(broadcast.pk, request.user):
-                messages.warning(request, "Not sent again: somebody else was first.")
+            if not broadcasts.send_now(broadcast.pk, request.user, revision=_revision(request)):
+                messages.warning(request, self._why_not(broadcast, "Not sent again: somebody else was first."))
                 return
             if is_retry:
                 AuditEntry.record(request.user, "retried", broadcasts.target_of(broadcast))
@@ -242,16 +236,21 @@ class BroadcastAdmin(ModelAdmin):
                 messages.info(request, "It is being sent.")
 
     def _schedule(self, request: HttpRequest, broadcast: Broadcast) -> None:
-        if broadcasts.schedule(broadcast.pk, request.user):
+        if broadcasts.schedule(broadcast.pk, request.user, revision=_revision(request)):
             messages.success(request, "Scheduled. A running manage.py rooms_scheduler sends it.")
         else:
-            messages.warning(request, "Not scheduled: it has no time, or is no draft any more.")
+            text = self._why_not(broadcast, "Not scheduled: it has no time, or is no draft any more.")
+            messages.warning(request, text)
 
     def _cancel(self, request: HttpRequest, broadcast: Broadcast) -> None:
         if broadcasts.cancel(broadcast.pk, request.user):
             messages.success(request, "Cancelled. Nobody gets it.")
         else:
             messages.warning(request, "Not cancelled: it is on its way, or has gone out.")
+
+    def _why_not(self, broadcast: Broadcast, otherwise: str) -> str:
+        broadcast.refresh_from_db()
+        return _CHANGED if broadcasts.is_sendable(broadcast) and broadcast.state != State.SCHEDULED else otherwise
 
     # Small things.
 
@@ -286,13 +285,7 @@ class BroadcastAdmin(ModelAdmin):
         return TemplateResponse(request, f"admin/rooms_app/broadcast/{name}.html", whole)
 
 
-def _reach(parts: Sequence[list[str]]) -> str:
-    """How many connections there are to reach now, in words."""
-    counted = parts[: broadcasts.PARTS_PER_PREVIEW]
-    reach = broadcasts.reach_of(counted)
-    if reach is None:
-        return "unknown: Redis does not answer"
-    rooms = sum(map(len, counted))
-    if len(counted) < len(parts):
-        return f"more than {reach:,}: only the first {rooms:,} users are counted"
-    return f"{'at most' if rooms > 1 else 'about'} {reach:,}"
+def _revision(request: HttpRequest) -> int:
+    """The revision that the operator has looked at; 0, which there is none of, where she does not say."""
+    text = request.POST.get("revision", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0

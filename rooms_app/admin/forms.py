@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django import forms
@@ -13,7 +14,7 @@ from django.utils import timezone
 
 from rooms_app.exceptions import InvalidRoom
 from rooms_app.models import Broadcast
-from rooms_app.rooms import EVERYONE, check_room
+from rooms_app.rooms import EVERYONE, MAX_ROOMS_PER_SEND, check_room
 
 Audience = Broadcast.Audience
 
@@ -31,14 +32,32 @@ class RoomsField(forms.CharField):
     def to_python(self, value: Any) -> Any:
         lines = [line.strip() for line in (value or "").splitlines()]
         rooms = list(dict.fromkeys(line for line in lines if line))
+        if len(rooms) > MAX_ROOMS_PER_SEND:
+            raise forms.ValidationError(
+                f"{len(rooms):,} rooms: one message goes to {MAX_ROOMS_PER_SEND:,} at most. Send it in parts."
+            )
         for room in rooms:
             try:
                 check_room(room)
             except InvalidRoom as error:
                 raise forms.ValidationError(f"{room[:40]!r}: {error}") from error
+            if "\0" in room:
+                raise forms.ValidationError(f"{room[:40]!r}: it holds the character NUL, which can't be stored.")
             if room == EVERYONE:
                 raise forms.ValidationError(f'{EVERYONE!r} is every connection: choose "{Audience.EVERYONE.label}".')
         return rooms
+
+
+def check_writable(rooms: Sequence[str]) -> None:
+    """Raises `InvalidRoom` for rooms that the form can't show as they are: a name may hold a line break, say."""
+    try:
+        is_same = RoomsField().clean("\n".join(rooms)) == list(rooms)
+    except forms.ValidationError as error:
+        raise InvalidRoom(rooms, " ".join(error.messages)) from error
+    if not is_same:
+        raise InvalidRoom(
+            rooms, "A name among them has a line break, or a space at its end: write to it by rooms_send."
+        )
 
 
 class DeliveryForm(forms.Form):

@@ -107,7 +107,7 @@ class LiveRoomAdmin(ModelAdmin):
             return HttpResponseRedirect(self._url())
         room, name, act = (request.POST.get(key, "") for key in ("room", "user", "act"))
         if act == "send" and may_send(request):
-            return _write_to(request, room)
+            return self._write_to(request, room)
         if act not in ("close", "kick") or not request.user.has_perm("rooms_app.moderate_rooms"):
             raise PermissionDenied
         if "confirmed" not in request.POST:
@@ -132,6 +132,13 @@ class LiveRoomAdmin(ModelAdmin):
             "may_send": may_send(request),
         }
 
+    def _write_to(self, request: HttpRequest, room: str) -> HttpResponse:
+        try:
+            return leave_rooms(request, [check_room(room)], site=self.admin_site.name)
+        except InvalidRoom as error:
+            messages.error(request, str(error))
+            return HttpResponseRedirect(self._url())
+
     def _url(self) -> str:
         return reverse("admin:rooms_app_liveroom_changelist", current_app=self.admin_site.name)
 
@@ -142,6 +149,9 @@ def _query(view: View, *, step: int = 0) -> str:
 
 def _find_user(name: str) -> Any:
     model = get_user_model()
+    if "\0" in name:
+        # PostgreSQL takes none, not even to look for it.
+        return None
     return model._default_manager.filter(**{model.USERNAME_FIELD: name}).first()
 
 
@@ -156,11 +166,3 @@ def _kick(name: str) -> str:
         raise RoomsError(f"No user is called {name!r}.")
     use_ws_manager().disconnect_user_sync(user, robust=False)
     return f"user {name}"
-
-
-def _write_to(request: HttpRequest, room: str) -> HttpResponse:
-    try:
-        return leave_rooms(request, [check_room(room)])
-    except InvalidRoom as error:
-        messages.error(request, str(error))
-        return HttpResponseRedirect(reverse("admin:rooms_app_liveroom_changelist"))

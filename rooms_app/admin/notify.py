@@ -10,7 +10,9 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
+from rooms_app.admin.forms import check_writable
 from rooms_app.admin.permission import may_send
+from rooms_app.exceptions import InvalidRoom
 from rooms_app.models import Broadcast
 from rooms_app.registry import WebSocketMessageBase
 from rooms_app.rooms import check_rooms
@@ -43,17 +45,22 @@ class NotifyRoomsMixin:
 @admin.action(permissions=["notify_rooms"], description="Notify the selected objects' rooms")
 def notify_rooms(model_admin: Any, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
     """Lead to the form of a broadcast with the rooms filled in."""
-    rooms = check_rooms(room for obj in queryset for room in model_admin.get_rooms(obj))
-    if not rooms:
-        messages.warning(request, "The selected objects have no rooms.")
+    try:
+        rooms = list(dict.fromkeys(room for obj in queryset for room in check_rooms(model_admin.get_rooms(obj))))
+        if not rooms:
+            messages.warning(request, "The selected objects have no rooms.")
+            return None
+        return leave_rooms(request, rooms, message=model_admin.notify_message, site=model_admin.admin_site.name)
+    except InvalidRoom as error:
+        messages.error(request, str(error))
         return None
-    return leave_rooms(request, rooms, message=model_admin.notify_message, site=model_admin.admin_site.name)
 
 
 def leave_rooms(
     request: HttpRequest, rooms: list[str], *, message: type[WebSocketMessageBase] | None = None, site: str = "admin"
 ) -> HttpResponse:
-    """Lead to the form of a broadcast to these rooms, of this type or one to choose."""
+    """Lead to the form of a broadcast to these rooms, of this type or one to choose. Raises `InvalidRoom`."""
+    check_writable(rooms)
     request.session[_SESSION_KEY] = rooms
     query = {"notify": "1"} if message is None else {"type": message.MESSAGE_ID, "notify": "1"}
     url = reverse("admin:rooms_app_broadcast_add", current_app=site)

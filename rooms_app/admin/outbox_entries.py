@@ -71,10 +71,11 @@ class OutboxEntryAdmin(RequeueAdmin):
     @admin.action(description="Try the selected failed entries again", permissions=["requeue"])
     def try_again_selected(self, request: HttpRequest, queryset: QuerySet[OutboxEntry]) -> None:
         """A relay takes them."""
-        again = sum(try_again(pk, request.user) for pk in queryset.values_list("pk", flat=True))
+        chosen = list(queryset.values_list("pk", flat=True))
+        again = sum(try_again(pk, request.user) for pk in chosen)
         if again:
-            messages.success(request, f"They are tried again: {again}. A running manage.py rooms_scheduler does it.")
-        if left := queryset.count() - again:
+            messages.success(request, f"They are tried again: {again}. A running worker or rooms_scheduler does it.")
+        if left := len(chosen) - again:
             messages.warning(request, f"They have not failed, or somebody else was first: {left}.")
 
 

@@ -21,7 +21,7 @@ from rooms_app.exceptions import BusUnavailable, Unavailable, explain
 from rooms_app.manager import PendingSend, SendOutcome, check_idempotency_key, check_message
 from rooms_app.registry import WebSocketMessageBase
 from rooms_app.relay import store
-from rooms_app.rooms import check_rooms
+from rooms_app.rooms import check_audience
 from rooms_app.sender import is_in_transaction
 
 #: A publication that waits: it leaves when called, under this id, or with None a new one.
@@ -47,6 +47,11 @@ class Staging:
     def is_open(self) -> bool:
         """Whether the handler still runs."""
         return self._leaves_at_once is None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the handler has failed: what a task that outlives it sends never leaves."""
+        return self._leaves_at_once is False
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
@@ -124,6 +129,8 @@ class StagingSender:
         self._staging = staging
 
     async def send(self, rooms: Sequence[str], message: WebSocketMessageBase, **options: Any) -> SendOutcome:
+        if self._staging.has_failed:
+            return SendOutcome.FAILED
         if not self._staging.is_open:
             return await use_ws_manager().send(rooms, message, **options)
         self._staging.send(_pending(rooms, message, **options))
@@ -133,6 +140,8 @@ class StagingSender:
         self, rooms: Sequence[str], message: WebSocketMessageBase, *, using: str | None = None, **options: Any
     ) -> SendOutcome:
         refuse_in_event_loop("send_sync")
+        if self._staging.has_failed:
+            return SendOutcome.FAILED
         if message.OUTBOX and is_in_transaction(using or DEFAULT_DB_ALIAS):
             # It goes with what is saved, whatever becomes of the handler: at the next try that may be there already.
             return stored_sends.StoredSends().send_sync(rooms, message, using=using, **options)
@@ -167,7 +176,7 @@ def _pending(
     check_message(message)
     check_idempotency_key(idempotency_key)
     excluded = exclude if isinstance(exclude, str | None) else exclude.connection.id
-    return PendingSend(check_rooms(rooms), message.model_copy(deep=True), excluded, idempotency_key)
+    return PendingSend(check_audience(rooms), message.model_copy(deep=True), excluded, idempotency_key)
 
 
 def _store(sends: Sequence[PendingSend]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django.core.management.base import CommandParser
-from pydantic.errors import PydanticInvalidForJsonSchema
+from pydantic import PydanticUserError
 
 from rooms_app.management.base import RoomsCommand
 from rooms_app.registry import WebSocketMessageBase, registry
@@ -99,10 +99,10 @@ def _type_name(schema: Mapping[str, Any]) -> str:
 
 
 def _schema(message_type: type[WebSocketMessageBase]) -> tuple[dict[str, Any] | None, str | None]:
-    """The JSON schema, or why there is none: a field of an arbitrary class has none."""
+    """The JSON schema, or why there is none: a field of an arbitrary class, or one not defined yet, has none."""
     try:
         return message_type.model_json_schema(), None
-    except PydanticInvalidForJsonSchema as error:
+    except PydanticUserError as error:
         return None, str(error).splitlines()[0]
 
 

@@ -1,0 +1,78 @@
+"""Whom a broadcast goes to: its rooms, in parts that are sent one by one, and how many connections those have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AnonymousUser
+from django.core.exceptions import FieldDoesNotExist
+from django.db import router
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+
+from rooms_app.counts import count_connections_sync
+from rooms_app.exceptions import RoomsError
+from rooms_app.models import Broadcast
+from rooms_app.rooms import EVERYONE, user_room
+
+#: How many users' rooms go into one send.
+USERS_PER_SEND = 200
+
+#: How many such parts a preview counts.
+PARTS_PER_PREVIEW = 50
+
+
+def room_parts(broadcast: Broadcast, operator: Any) -> Iterator[list[str]]:
+    """The rooms of a broadcast, in parts of which each is one send; users are searched as this operator would."""
+    match broadcast.audience:
+        case Broadcast.Audience.EVERYONE:
+            yield [EVERYONE]
+        case Broadcast.Audience.ROOMS:
+            yield list(broadcast.rooms)
+        case _:
+            users = users_of(broadcast, operator).only("pk").iterator(chunk_size=USERS_PER_SEND)
+            while part := [user_room(user) for user in islice(users, USERS_PER_SEND)]:
+                yield part
+
+
+def users_of(broadcast: Broadcast, operator: Any) -> QuerySet[Any]:
+    """The active users of a broadcast, by choice and by query, ordered by primary key."""
+    model = get_user_model()
+    # What was just saved may not be on a replica yet.
+    database = router.db_for_write(model)
+    wanted = Q(pk__in=broadcast.users.using(database).values("pk"))
+    if broadcast.user_query.strip():
+        found = _search(broadcast.user_query, operator or AnonymousUser())
+        wanted |= Q(pk__in=found.using(database).order_by().values("pk"))
+    users = model._default_manager.using(database).filter(wanted)
+    try:
+        model._meta.get_field("is_active")
+    except FieldDoesNotExist:
+        # A user model may do without: then it is a plain attribute, and always true.
+        return users.order_by("pk")
+    return users.filter(is_active=True).order_by("pk")
+
+
+def _search(text: str, operator: Any) -> QuerySet[Any]:
+    """Whom the project's own user admin finds; without one, or without search fields, by part of the name."""
+    model = get_user_model()
+    request = HttpRequest()
+    request.user = operator
+    if admin.site.is_registered(model):
+        user_admin = admin.site.get_model_admin(model)
+        if user_admin.get_search_fields(request):
+            found, _ = user_admin.get_search_results(request, user_admin.get_queryset(request), text)
+            return found
+    return model._default_manager.filter(**{f"{model.USERNAME_FIELD}__icontains": text.strip()})
+
+
+def reach_of(parts: Iterable[list[str]]) -> int | None:
+    """How many connections are in these rooms now, one in two rooms counted twice; None where Redis does not say."""
+    try:
+        return sum(sum(count_connections_sync(part).values()) for part in parts)
+    except RoomsError:
+        return None
