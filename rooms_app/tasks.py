@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from typing import Any
@@ -40,7 +41,9 @@ def handle(self: Any, body: dict[str, Any]) -> None:
     except Exception as error:
         # Neither broker nor database took what becomes of it, or the time was up just then.
         logger.exception("a bus message goes back to the broker")
-        time.sleep(_PAUSE)
+        # Its time may be up in the middle of that.
+        with contextlib.suppress(Exception):
+            time.sleep(_PAUSE)
         raise Reject(error, requeue=True) from error
     finally:
         close_old_connections()

@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 OPTIONS = {**QUICK, "visibility_timeout": 1}
 
 #: Each message has a number of its own: the tests share one journal.
-DIED, DIED_PLAIN, ROLLED_BACK, SCHEDULED, HELD = 1, 2, 3, 5, 6
+DIED, DIED_PLAIN, ROLLED_BACK, SCHEDULED, HELD, DELAYED = 1, 2, 3, 5, 6, 1_000
 FENCES = iter(range(100, 200))
 
 
@@ -106,3 +106,21 @@ def test_a_worker_takes_no_more_than_it_works_on() -> None:
         publisher(stage, "publish_six", HELD + 6)
         assert stage.waiting() == 10
         worker.kill()
+
+
+@pytest.mark.slow
+def test_what_is_due_together_is_handled_once_though_it_takes_long() -> None:
+    """Longer than the broker waits for a worker: that takes only as many as it works on.
+
+    With Celery's own ETA it would have taken all of them at once, and the last ones again.
+    """
+    with contextlib.ExitStack() as stack:
+        stage = new_stage(stack, options={**QUICK, "visibility_timeout": 4})
+        (worker,) = stage.start_workers("only", concurrency=1)
+        publisher(stage, "delay_many", DELAYED)
+        for number in range(DELAYED, DELAYED + 40):
+            wait_until_done(stage, number, timeout=60)
+        worker.signal(signal.SIGTERM)
+        worker.wait()
+        stage.journal.read()
+        assert {stage.journal.begun[number] for number in range(DELAYED, DELAYED + 40)} == {1}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from celery import Celery
@@ -135,6 +135,40 @@ def test_a_controller_has_handlers_its_own_or_inherited() -> None:
 
     with pytest.raises(MessageDefinitionError, match="decorates a class"):
         message_bus_controller(lambda: None)  # type: ignore[type-var]
+
+
+def test_a_subclass_of_a_controller_calls_its_own_methods() -> None:
+    """Whether or not an override repeats the decorator; and two may have the same base."""
+    called: list[str] = []
+
+    class Base:
+        @message_handler(Parcel)
+        def take(self, message: Any) -> None:
+            called.append("base")
+
+        @message_handler(Parcel)
+        def weigh(self, message: Any) -> None:
+            called.append("base weighs")
+
+    @message_bus_controller
+    class First(Base):
+        @message_handler(Parcel)
+        def take(self, message: Any) -> None:
+            called.append("first")
+
+    @message_bus_controller
+    class Second(Base):
+        def take(self, message: Any) -> None:
+            called.append("second")
+
+    for controller in (First, Second):
+        for method in ("take", "weigh"):
+            name = f"{__name__}.{controller.__qualname__}.{method}"
+            found = handlers.find(Parcel.MESSAGE_TOPIC, name)
+            assert found is not None
+            found.call(cast(MessageOf[Any], None))
+            handlers._handlers.pop((Parcel.MESSAGE_TOPIC, name))
+    assert called == ["first", "base weighs", "second", "base weighs"]
 
 
 @pytest.mark.parametrize(

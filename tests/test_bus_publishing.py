@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import signal
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,11 +17,13 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connection, transaction
 from django.utils import timezone
+from pydantic import field_validator
 
 from rooms_app import SendOutcome, provide_ws_manager
 from rooms_app.bus import BusMessage, BusUnavailable, MessageOf, Retry, message_handler
 from rooms_app.bus.broker import broker
 from rooms_app.bus.delivery import Delivery
+from rooms_app.bus.leaving import try_again
 from rooms_app.bus.running import handle
 from rooms_app.layers import channel_layer
 from rooms_app.manager import ChannelLayerManager
@@ -29,6 +32,7 @@ from rooms_app.relay import relay_due
 from tests.app.messages import KeptNote, Note
 from tests.bus_project.worker import broker_url, publishes_to
 from tests.live import RedisServer, free_port
+from tests.waiting import wait_until
 
 SENT, DEFERRED = SendOutcome.SENT, SendOutcome.DEFERRED
 
@@ -55,6 +59,25 @@ async def copy_letter(message: MessageOf[Letter]) -> None:
     raise ValueError("never copied")
 
 
+class PickyLetter(BusMessage):
+    """A message whose validator knows two texts."""
+
+    MESSAGE_TOPIC = "tests.picky-letter"
+    text: str
+
+    @field_validator("text")
+    @classmethod
+    def known(cls, text: str) -> str:
+        return {"odd": text, "own": text}[text]
+
+
+@message_handler(PickyLetter, retry=Retry(max_retries=0))
+def pick(message: MessageOf[PickyLetter]) -> None:
+    if message.payload().text == "own":
+        Letter.model_validate({"text": 7})
+    raise ValueError("bad \udcff and \0\n")
+
+
 class SavedLetter(BusMessage):
     """What is published with the transaction that saves something."""
 
@@ -75,7 +98,7 @@ def save_and_fail(message: MessageOf[SavedLetter]) -> None:
     raise ValueError("after the commit")
 
 
-READ, COPY = (f"{__name__}.{function.__name__}" for function in (read_letter, copy_letter))
+READ, COPY, PICK = (f"{__name__}.{function.__name__}" for function in (read_letter, copy_letter, pick))
 
 
 @pytest.fixture(autouse=True)
@@ -209,6 +232,31 @@ def test_a_broker_that_does_not_answer_holds_up_one_publisher_for_a_few_seconds(
     assert OutboxEntry.objects.filter(kind="bus").count() == 10
 
 
+def test_of_many_publishers_one_tries_a_broker_that_does_not_answer(queues: RedisServer) -> None:
+    """While it does, and for a while after it, the others don't wait."""
+    Letter().publish_sync()
+    queues.signal(signal.SIGSTOP)
+    try:
+        Letter().publish_sync()
+        wait_until(lambda: time.monotonic() > broker._retry_at, what="the time of the next try")
+        waited: list[float] = []
+
+        def publish() -> None:
+            started = time.monotonic()
+            with contextlib.suppress(BusUnavailable):
+                broker.send(a_delivery())
+            waited.append(time.monotonic() - started)
+
+        threads = [threading.Thread(target=publish) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        queues.signal(signal.SIGCONT)
+    assert sum(seconds > 0.5 for seconds in waited) == 1
+
+
 def test_without_broker_and_database_the_publisher_is_told(
     queues: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -225,15 +273,25 @@ def test_without_broker_and_database_the_publisher_is_told(
     assert "could not be published after the commit topic=tests.letter" in caplog.text
 
 
-def test_what_is_far_away_waits_in_the_outbox(queues: RedisServer) -> None:
-    """Longer than a broker waits for a worker; what is near is the worker's to wait for."""
+def test_what_is_due_later_waits_in_the_outbox(queues: RedisServer) -> None:
+    """However near it is: a worker takes any number of tasks with a later time, and may be late for the last ones."""
     when = timezone.now() + timedelta(hours=1)
     assert Letter().schedule_sync(when) is DEFERRED
-    assert Letter().delay_sync(31) is DEFERRED
-    assert Letter().delay_sync(29) is SENT
+    assert Letter().delay_sync(2) is DEFERRED
     assert sorted(OutboxEntry.objects.values_list("due_at", flat=True))[-2:] == [when, when]
+    assert queued(queues) == []
+    OutboxEntry.objects.exclude(due_at=when).update(due_at=timezone.now())
+    assert relay_due() == 2
     (near,) = queued(queues)
-    assert 20 < (datetime.fromisoformat(near["eta"]) - timezone.now()).total_seconds() <= 29
+    assert near["eta"] is None
+
+
+def test_a_retry_goes_by_the_broker_alone_while_the_database_is_away(queues: RedisServer) -> None:
+    """After its delay all the same."""
+    with database_away():
+        try_again(a_delivery(), 20)
+    (again,) = queued(queues)
+    assert 10 < (datetime.fromisoformat(again["eta"]) - timezone.now()).total_seconds() <= 20
 
 
 def test_what_is_due_is_not_scheduled(queues: RedisServer) -> None:
@@ -248,8 +306,8 @@ def test_what_is_due_is_not_scheduled(queues: RedisServer) -> None:
 
 def test_a_key_makes_two_publishes_one_for_each_handler(queues: RedisServer) -> None:
     """Also when one is delayed, and only for messages of the same topic."""
-    for _ in range(3):
-        Letter().publish_sync(idempotency_key="order-7")
+    outcomes = [Letter().publish_sync(idempotency_key="order-7") for _ in range(3)]
+    assert outcomes == [SENT, DEFERRED, DEFERRED]
     Letter().delay_sync(3_600, idempotency_key="order-7")
     assert len(queued(queues)) == len(queued(queues, "copies")) == 1
     assert queued(queues)[0]["delivery"].idempotency_key == "order-7"
@@ -261,9 +319,9 @@ def test_a_handler_that_is_not_known_yet_is_waited_for(queues: RedisServer) -> N
     """Some minutes, as a deploy takes; then its message is dead, and not gone."""
     unknown = a_delivery(handler="letters.handlers.burn")
     handle(unknown.body(), was_redelivered=False)
-    (again,) = queued(queues)
-    assert again["delivery"] == unknown.next_try(waits=1)
-    assert again["eta"] is not None
+    again = OutboxEntry.objects.get()
+    assert Delivery.model_validate(again.body) == unknown.next_try(waits=1)
+    assert again.due_at > timezone.now()
     waited = 0
     while (letter := DeadLetter.objects.first()) is None:
         handle(unknown.next_try(waits=waited).body(), was_redelivered=False)
@@ -285,6 +343,36 @@ def test_what_can_not_be_read_is_kept(queues: RedisServer) -> None:
     """As another version may have published it."""
     handle({"version": 9}, was_redelivered=False)
     assert DeadLetter.objects.get().delivery == {"version": 9}
+
+
+def test_what_can_not_be_read_and_not_be_stored_as_it_is_is_kept_as_a_text(queues: RedisServer) -> None:
+    """PostgreSQL's JSON takes no NUL."""
+    handle({"version": "\0"}, was_redelivered=False)
+    assert DeadLetter.objects.get().delivery == {"text": "{'version': '\\x00'}"}
+
+
+def test_a_payload_whose_validator_raises_something_else_does_not_fit_either(queues: RedisServer) -> None:
+    """It is dead at once, and says where that was."""
+    handle(a_delivery(topic="tests.picky-letter", handler=PICK, payload='{"text": "x"}').body(), was_redelivered=False)
+    letter = DeadLetter.objects.get()
+    assert letter.reason == DeadLetter.Reason.PAYLOAD
+    assert "Traceback" in letter.error and "KeyError" in letter.error
+    assert called == []
+
+
+def test_an_error_whose_text_no_database_takes_is_kept_without_that(queues: RedisServer) -> None:
+    """As of a file name that is no UTF-8."""
+    delivery = a_delivery(topic="tests.picky-letter", handler=PICK, payload='{"text": "odd"}')
+    handle(delivery.body(), was_redelivered=False)
+    letter = DeadLetter.objects.get()
+    assert letter.reason == DeadLetter.Reason.RETRIES
+    assert "ValueError: bad ? and \n" in letter.error
+
+
+def test_a_validation_error_of_the_handlers_own_has_its_traceback(queues: RedisServer) -> None:
+    delivery = a_delivery(topic="tests.picky-letter", handler=PICK, payload='{"text": "own"}')
+    handle(delivery.body(), was_redelivered=False)
+    assert "Traceback" in DeadLetter.objects.get().error
 
 
 def test_a_dead_letter_that_can_not_be_stored_comes_again(queues: RedisServer) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import uuid
 
 import pytest
+from django.contrib.auth import get_user_model
 
-from tests.bus_project.messages import AsyncJob, Job
+from tests.bus_project.messages import AsyncJob, Job, Walk
 from tests.bus_project.worker import Bus, bus
 
 __all__ = ["bus"]
@@ -40,6 +41,20 @@ def test_a_loop_takes_several_messages_at_a_time(bus: Bus) -> None:
     assert first["loop"] == other["loop"]
     assert first["at"] < other["at"] < second["at"]
     assert second["count"] == 2
+
+
+def test_the_end_of_one_async_handler_leaves_the_query_of_another_open(bus: Bus) -> None:
+    """They share a connection to the database."""
+    get_user_model().objects.bulk_create(get_user_model()(username=f"user{number}") for number in range(5))
+    tag, other = uuid.uuid4().hex, uuid.uuid4().hex
+    Walk(tag=tag).publish_sync()
+    assert bus.recorded(tag)[0]["name"] == "begun"
+    AsyncJob(tag=other, todo="query").publish_sync()
+    bus.recorded(other, 2)
+    AsyncJob(tag=other).publish_sync()
+    bus.recorded(other)
+    bus.redis.client.rpush(f"go:{tag}", "go")
+    assert bus.recorded(tag)[0]["count_of_users"] == 5
 
 
 def test_connections_to_the_database_do_not_add_up(bus: Bus) -> None:

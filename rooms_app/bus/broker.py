@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, cast
 
 from rooms_app.background import after_fork_in_child
@@ -15,7 +17,10 @@ from rooms_app.exceptions import BusUnavailable, RoomsConfigurationError, explai
 try:
     from celery import Celery, Task
     from celery.app import app_or_default
+    from kombu.connection import ConnectionPool
     from kombu.pools import ProducerPool
+
+    from rooms_app.bus.redis_records import RecordingPool
 except ImportError as error:
     raise ImportError('rooms_app.bus needs Celery: pip install "rooms_app[bus]"') from error
 
@@ -25,16 +30,18 @@ logger = logging.getLogger(__name__)
 #: that adds a handler would lose some.
 TASK = "rooms.handle"
 
-#: Celery keeps a delivery with a longer countdown in a worker for so long that the broker takes that for dead, and
-#: delivers it once more: those wait in the outbox.
+#: The longest countdown of a delivery, where the database can't keep it until its time: Celery holds those in a
+#: worker, any number of them, and when that takes long the broker takes the worker for dead.
 MAX_COUNTDOWN = 30.0
 
 _CONNECT_TIMEOUT = 1.0
 _SOCKET_TIMEOUT = 1.5
 #: For a connection that the broker has closed meanwhile, one more try.
 _ONE_MORE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
-#: How long sends fail at once after one has failed.
+#: How long sends fail at once after one has failed …
 _RETRY_AFTER = 1.0
+#: … and while the next one is tried.
+_TRIAL = 5.0
 #: Seconds after its timeout at which the process of a handler that heeds no interruption is killed.
 KILLED_AFTER = 10.0
 #: Whether a process killed at its time limit takes its delivery along; before Celery knew this, it did.
@@ -87,9 +94,9 @@ class Broker:
 
     def send(self, delivery: Delivery, *, countdown: float = 0) -> None:
         """Hand a delivery to the broker. Raises `BusUnavailable`, which means perhaps sent."""
-        if time.monotonic() < self._retry_at:
-            raise BusUnavailable("Not tried: the broker failed a moment ago.")
         app = celery_app()
+        if not self._may_try():
+            raise BusUnavailable("Not tried: the broker failed a moment ago.")
         try:
             with self._pool(app).acquire(block=True, timeout=_CONNECT_TIMEOUT) as producer:
                 app.send_task(TASK, args=[delivery.body()], producer=producer, **_options(delivery, countdown))
@@ -100,6 +107,22 @@ class Broker:
             self._retry_at = 0.0
             logger.warning("the broker takes bus messages again")
 
+    @contextlib.contextmanager
+    def channel(self) -> Iterator[Any]:
+        """The transport's channel of a connection that is used by nobody else meanwhile."""
+        with self._pool(celery_app()).acquire(block=True, timeout=_CONNECT_TIMEOUT) as producer:
+            yield producer.channel
+
+    def _may_try(self) -> bool:
+        with self._lock:
+            now = time.monotonic()
+            if now < self._retry_at:
+                return False
+            if self._retry_at:
+                # This one is tried; until it is known what became of it, the others go on failing.
+                self._retry_at = now + _TRIAL
+            return True
+
     def _note_failure(self, error: Exception) -> None:
         # Once a burst.
         if not self._retry_at:
@@ -107,7 +130,7 @@ class Broker:
         self._retry_at = time.monotonic() + _RETRY_AFTER
 
     def _pool(self, app: Celery) -> ProducerPool:
-        key = id(app), app.conf.broker_write_url
+        key = id(app), app.conf.broker_write_url, repr(app.conf.broker_transport_options)
         with self._lock:
             pool = self._pools.get(key)
             if pool is None:
@@ -121,7 +144,8 @@ def _new_pool(app: Celery) -> ProducerPool:
     options = _TRANSPORT_OPTIONS.get(driver)
     connection = app.connection_for_write(connect_timeout=_CONNECT_TIMEOUT, transport_options=options)
     limit = app.conf.broker_pool_limit or 10
-    return ProducerPool(connections=connection.Pool(limit=limit), limit=limit)
+    pool = RecordingPool if driver == "redis" else ConnectionPool
+    return ProducerPool(connections=pool(connection, limit=limit), limit=limit)
 
 
 def _options(delivery: Delivery, countdown: float) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from asgiref.sync import async_to_sync, sync_to_async
-from django.db import close_old_connections
+from django.db import close_old_connections, connections
 
 from rooms_app.background import background
 from rooms_app.bus.delivery import MessageOf
@@ -38,16 +38,45 @@ async def _await_call(handler: Handler, message: MessageOf[Any]) -> None:
 
 
 async def _call_async(handler: Handler, message: MessageOf[Any]) -> None:
-    # In the thread that its ORM calls run in; `tasks` does it for the one that a sync handler runs in.
-    await sync_to_async(close_old_connections)()
-    started = time.monotonic()
-    try:
-        async with within(handler.timeout):
-            await handler.call(message)
-    except TimeoutError as error:
-        if time.monotonic() - started < handler.timeout:
-            # Another one, of the handler's own.
-            raise
-        raise TimeoutError(f"The handler took longer than its {handler.timeout:g} s.") from error
-    finally:
-        await sync_to_async(close_old_connections)()
+    async with _orm_connections:
+        started = time.monotonic()
+        try:
+            async with within(handler.timeout):
+                await handler.call(message)
+        except TimeoutError as error:
+            if time.monotonic() - started < handler.timeout:
+                # Another one, of the handler's own.
+                raise
+            raise TimeoutError(f"The handler took longer than its {handler.timeout:g} s.") from error
+
+
+class _OrmConnections:
+    """The database connections of the one thread that the ORM calls of all async handlers run in.
+
+    Around each handler what is old is closed, as Django does it around a request; but only what is broken while
+    another one runs, which may be in the middle of a query. `tasks` does it for the thread of a sync handler.
+    """
+
+    def __init__(self) -> None:
+        #: How many handlers run; touched in the background loop alone.
+        self._running = 0
+
+    async def __aenter__(self) -> None:
+        self._running += 1
+        await self._close(is_alone=self._running == 1)
+
+    async def __aexit__(self, *failure: object) -> None:
+        self._running -= 1
+        await self._close(is_alone=not self._running)
+
+    async def _close(self, *, is_alone: bool) -> None:
+        await sync_to_async(close_old_connections if is_alone else _close_broken)()
+
+
+def _close_broken() -> None:
+    for connection in connections.all(initialized_only=True):
+        if connection.connection is not None and connection.errors_occurred and not connection.is_usable():
+            connection.close()
+
+
+_orm_connections = _OrmConnections()

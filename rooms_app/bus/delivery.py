@@ -40,7 +40,7 @@ class Delivery(BaseModel):
     payload: str
     #: Which try this is, from 1.
     attempt: int = 1
-    #: How often a worker died with it.
+    #: How often it came back from a worker that died, or was stopped.
     losses: int = 0
     #: How often it came to a worker that doesn't know its handler.
     waits: int = 0
@@ -100,7 +100,7 @@ class MessageOf(Generic[M]):
 
     @property
     def delivery_count(self) -> int:
-        """How often it was given to a worker, from 1: tries that failed, and workers that died with it."""
+        """How often it was given to a worker, from 1: tries that failed, and workers that it came back from."""
         return self._delivery.attempt + self._delivery.losses
 
     @property

@@ -107,8 +107,10 @@ class HandlerRegistry:
     """The handlers of a process."""
 
     _handlers: dict[tuple[str, str], Handler] = field(default_factory=dict)
-    #: Methods whose class has not been decorated (yet).
+    #: Methods, and what makes handlers of them …
     _methods: dict[Callable[..., Any], list[_Spec]] = field(default_factory=dict)
+    #: … which their class, or a subclass, has done.
+    _taken: set[Callable[..., Any]] = field(default_factory=set)
     _is_complete: bool = False
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -130,7 +132,7 @@ class HandlerRegistry:
 
     def check_methods(self) -> None:
         """Raises `MessageDefinitionError` for a method with `@message_handler` in a class that is no controller."""
-        for function in self._methods:
+        for function in self._methods.keys() - self._taken:
             raise MessageDefinitionError(
                 f"{full_name(function)} is a method: its class needs the decorator @message_bus_controller."
             )
@@ -159,14 +161,17 @@ class HandlerRegistry:
         self._methods.setdefault(function, []).append(spec)
 
     def take_methods(self, controller: type[Any]) -> Iterator[Handler]:
-        """The handlers that a class's methods make, inherited ones included."""
-        found: dict[Callable[..., Any], str] = {}
+        """The handlers that a class's methods make, inherited ones included; of overridden ones the nearest."""
+        found: dict[str, Callable[..., Any]] = {}
         for base in controller.__mro__:
             for name, function in vars(base).items():
                 if inspect.isfunction(function) and function in self._methods:
-                    found[function] = name
-        for function, name in found.items():
-            for spec in self._methods.pop(function):
+                    self._taken.add(function)
+                    found.setdefault(name, function)
+        for name, decorated in found.items():
+            # An override need not repeat the decorator.
+            function = getattr(controller, name)
+            for spec in self._methods[decorated]:
                 yield spec.handler(f"{full_name(controller)}.{name}", function, controller)
 
 

@@ -1,4 +1,8 @@
-"""How deliveries leave: by the broker, or where that is away or they are due later, by the outbox."""
+"""How deliveries leave: by the broker, or where that is away or they are due later, by the outbox.
+
+What is due later is never left to the broker: a worker takes all such tasks at once, and holds them. When it comes to
+the last of them, the broker may have taken it for dead, and have them handled by another.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,8 @@ from django.utils import timezone
 from rooms_app.bus.broker import MAX_COUNTDOWN, broker
 from rooms_app.bus.delivery import Delivery
 from rooms_app.exceptions import BusUnavailable, RoomsConfigurationError, explain
-from rooms_app.relay import Stored, register_carrier, store
+from rooms_app.manager import SendOutcome
+from rooms_app.relay import State, Stored, register_carrier, store_and_carry
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +27,11 @@ logger = logging.getLogger(__name__)
 KIND = "bus"
 
 
-def send_all(deliveries: Sequence[Delivery], due_at: datetime | None) -> list[Delivery]:
-    """Hand deliveries to the broker, to be handled at a time that is not far away; those that it did not take."""
+def send_all(deliveries: Sequence[Delivery]) -> list[Delivery]:
+    """Hand deliveries to the broker, to be handled now; those that it did not take."""
     for index, delivery in enumerate(deliveries):
         try:
-            broker.send(delivery, countdown=seconds_until(due_at))
+            broker.send(delivery)
         except BusUnavailable:
             return list(deliveries[index:])
     return []
@@ -34,31 +39,30 @@ def send_all(deliveries: Sequence[Delivery], due_at: datetime | None) -> list[De
 
 def store_all(
     deliveries: Sequence[Delivery], due_at: datetime | None, *, using: str | None = None, carry: bool = True
-) -> None:
-    """Put deliveries into the outbox: in the open transaction, if there is one. Raises `BusUnavailable`."""
+) -> SendOutcome:
+    """Put deliveries into the outbox: in the open transaction, if there is one. Raises `BusUnavailable`.
+
+    Outside of one, those that are due are published from there at once: `sent`. Unless `carry` is false.
+    """
     entries = [_stored(delivery, due_at) for delivery in deliveries]
     try:
-        store(KIND, entries, using=using, carry=carry)
+        result = store_and_carry(KIND, entries, using=using, carry=carry)
     except DatabaseError as error:
         raise BusUnavailable(f"The outbox can't be written: {explain(error)}") from error
+    are_sent = result is not None and result[State.DONE] == len(entries)
+    return SendOutcome.SENT if are_sent else SendOutcome.DEFERRED
 
 
 def try_again(delivery: Delivery, delay: float) -> None:
     """Have a delivery handled once more, after so many seconds; sooner, rather than lost. Raises `BusUnavailable`."""
-    due_at = timezone.now() + timedelta(seconds=delay) if delay else None
-    is_near = delay <= MAX_COUNTDOWN
-    if is_near and not send_all([delivery], due_at):
+    if not delay and not send_all([delivery]):
         return
+    due_at = timezone.now() + timedelta(seconds=delay) if delay else None
     try:
         store_all([delivery], due_at, carry=False)
     except BusUnavailable as error:
         logger.error("a bus message can't be stored, and goes by the broker alone: %s", error)
         broker.send(delivery, countdown=min(delay, MAX_COUNTDOWN))
-
-
-def seconds_until(due_at: datetime | None) -> float:
-    """How many seconds are left, 0 where it is past or never was."""
-    return 0.0 if due_at is None else max(0.0, (due_at - timezone.now()).total_seconds())
 
 
 def carry(body: dict[str, Any], key: str, /) -> None:

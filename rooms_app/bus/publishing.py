@@ -6,14 +6,14 @@ import asyncio
 import functools
 import logging
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from asgiref.sync import sync_to_async
 from django.db import DEFAULT_DB_ALIAS, transaction
 from django.utils import timezone
 
 from rooms_app.background import refuse_in_event_loop
-from rooms_app.bus.broker import MAX_COUNTDOWN, celery_app, is_eager, propagates
+from rooms_app.bus.broker import celery_app, is_eager, propagates
 from rooms_app.bus.delivery import Delivery, derived_id, message_id_for
 from rooms_app.bus.handlers import Handler, handlers
 from rooms_app.bus.leaving import send_all, store_all
@@ -48,7 +48,7 @@ class Publication:
         """Raises `NoHandler`, `ValueError`, `RoomsConfigurationError`: here the caller can still mend it."""
         celery_app()
         now = timezone.now()
-        is_far = due_at is not None and due_at > now + timedelta(seconds=MAX_COUNTDOWN)
+        is_later = due_at is not None and due_at > now
         return cls(
             topic=message.MESSAGE_TOPIC,
             payload=message.model_dump_json(round_trip=True),
@@ -56,7 +56,7 @@ class Publication:
             published_at=now,
             due_at=due_at,
             idempotency_key=check_idempotency_key(idempotency_key),
-            in_outbox=message.OUTBOX or is_far or idempotency_key is not None,
+            in_outbox=message.OUTBOX or is_later or idempotency_key is not None,
             is_saved=message.OUTBOX,
         )
 
@@ -90,12 +90,11 @@ async def publish(publication: Publication) -> SendOutcome:
     deliveries = publication.deliveries()
     if not publication.in_outbox:
         # In a thread, but not in the one that all ORM calls wait for.
-        deliveries = await asyncio.to_thread(send_all, deliveries, publication.due_at)
+        deliveries = await asyncio.to_thread(send_all, deliveries)
         if not deliveries:
             return SendOutcome.SENT
     store = functools.partial(store_all, carry=publication.in_outbox)
-    await sync_to_async(store)(deliveries, publication.due_at)
-    return SendOutcome.DEFERRED
+    return await sync_to_async(store)(deliveries, publication.due_at)
 
 
 def publish_sync(publication: Publication, *, name: str, using: str | None) -> SendOutcome:
@@ -124,11 +123,10 @@ def _leave(publication: Publication, message_id: str | None = None, *, using: st
             handle_eagerly(delivery, propagates=propagates())
         return SendOutcome.SENT
     if not publication.in_outbox:
-        deliveries = send_all(deliveries, publication.due_at)
+        deliveries = send_all(deliveries)
         if not deliveries:
             return SendOutcome.SENT
-    store_all(deliveries, publication.due_at, using=using, carry=publication.in_outbox)
-    return SendOutcome.DEFERRED
+    return store_all(deliveries, publication.due_at, using=using, carry=publication.in_outbox)
 
 
 def _leave_after_commit(publication: Publication) -> None:

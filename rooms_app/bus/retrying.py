@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import dataclass
+
+#: A hundred years, in seconds: a time after that may be no `datetime`.
+_LONGEST = 100 * 365.25 * 86_400
 
 #: Doubling more often than this changes nothing: `max_delay` has long been reached.
 _MAX_DOUBLINGS = 60
@@ -40,6 +42,6 @@ class Retry:
 
 
 def check_seconds(what: str, value: object) -> None:
-    """Raises `ValueError` unless it is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise ValueError(f"{what} must be a number of seconds above 0, not {value!r}.")
+    """Raises `ValueError` unless it is a number above 0, of at most a hundred years."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LONGEST:
+        raise ValueError(f"{what} must be a number of seconds above 0, and at most {_LONGEST:,.0f}, not {value!r}.")

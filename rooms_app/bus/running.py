@@ -19,12 +19,13 @@ from rooms_app.bus.leaving import try_again
 from rooms_app.bus.retrying import Retry
 from rooms_app.bus.staging import Staging
 from rooms_app.models import DeadLetter
+from rooms_app.payloads import is_storable, storable
 
 logger = logging.getLogger(__name__)
 
 Reason = DeadLetter.Reason
 
-#: How often a worker may die with a delivery.
+#: How often a delivery may come back from a worker.
 MAX_LOSSES = 5
 #: For a handler that this worker does not know: the new one's deploy may be under way. Some five minutes in all.
 _UNKNOWN = Retry(max_retries=9, backoff=2.0, max_delay=60.0)
@@ -45,7 +46,8 @@ class Failure:
     @property
     def text(self) -> str:
         """The error with its traceback, for whoever looks at the dead letter; a decision in its own words."""
-        if isinstance(self.error, Rejected | ValidationError):
+        is_of_payload = self.reason == Reason.PAYLOAD and isinstance(self.error, ValidationError)
+        if is_of_payload or isinstance(self.error, Rejected):
             return str(self.error)
         return "".join(traceback.format_exception(self.error))
 
@@ -58,8 +60,8 @@ def handle(body: Mapping[str, Any], *, was_redelivered: bool) -> None:
         _bury_unreadable(body, str(error))
         return
     if was_redelivered:
-        # Whoever had it before died, perhaps because of it. Not run, but sent anew with what is known now: of the
-        # broker's own message nothing can be changed.
+        # Whoever had it before died, perhaps because of it, or was stopped. Not run, but sent anew with what is known
+        # now: of the broker's own message nothing can be changed.
         _count_loss(delivery)
         return
     handler = handlers.find(delivery.topic, delivery.handler)
@@ -98,7 +100,8 @@ def attempt(handler: Handler, delivery: Delivery, call: Callable[[Handler, Messa
     message = MessageOf(delivery, handler.message_type, on_ack=staging.keep)
     try:
         message.payload()
-    except ValidationError as error:
+    except Exception as error:
+        # Also what a team's own validator raises beside what Pydantic makes an error of.
         return Failure(error=error, delay=None, reason=Reason.PAYLOAD)
     try:
         try:
@@ -117,6 +120,7 @@ def attempt(handler: Handler, delivery: Delivery, call: Callable[[Handler, Messa
 
 def bury(delivery: Delivery, reason: DeadLetter.Reason, error: str) -> None:
     """Put a delivery among the dead letters; where the database is away, have it come again."""
+    error = storable(error)
     logger.error(
         "a bus message is dead handler=%s id=%s reason=%s attempts=%d\n%s",
         *(delivery.handler, delivery.id, reason, delivery.attempt, error),
@@ -127,8 +131,7 @@ def bury(delivery: Delivery, reason: DeadLetter.Reason, error: str) -> None:
             topic=delivery.topic,
             handler=delivery.handler,
             reason=reason,
-            # PostgreSQL takes no NUL.
-            error=error.replace("\0", ""),
+            error=error,
             attempts=delivery.attempt,
             published_at=delivery.published_at,
         )
@@ -140,7 +143,9 @@ def bury(delivery: Delivery, reason: DeadLetter.Reason, error: str) -> None:
 def _bury_unreadable(body: Any, error: str) -> None:
     """What another version of this package may have published."""
     logger.error("what came is no delivery: %s", error)
-    DeadLetter.objects.create(delivery=body, reason=Reason.PAYLOAD, error=error)
+    # As a text, where it holds what a database does not take.
+    kept = body if is_storable(body) else {"text": storable(repr(body))}
+    DeadLetter.objects.create(delivery=kept, reason=Reason.PAYLOAD, error=storable(error))
 
 
 def _failure(handler: Handler, delivery: Delivery, error: Exception) -> Failure:
@@ -155,9 +160,13 @@ def _failure(handler: Handler, delivery: Delivery, error: Exception) -> Failure:
 def _count_loss(delivery: Delivery) -> None:
     lost = delivery.next_try(losses=delivery.losses + 1)
     if lost.losses >= MAX_LOSSES:
-        bury(lost, Reason.LOST, f"Its worker died {lost.losses} times, or did not answer the broker in time.")
+        text = f"It came back {lost.losses} times, from workers that died, were stopped, or took too long."
+        bury(lost, Reason.LOST, text)
         return
-    logger.warning("a worker died with a bus message handler=%s id=%s losses=%d", lost.handler, lost.id, lost.losses)
+    logger.warning(
+        "a bus message came back: its worker died, or was stopped handler=%s id=%s losses=%d",
+        *(lost.handler, lost.id, lost.losses),
+    )
     try_again(lost, 0)
 
 

@@ -6,14 +6,17 @@ import logging
 import os
 import random
 import threading
+import time
 from typing import Any
 
 from celery import signals
 from django.db import connections
 
-from rooms_app.bus.broker import KILLED_AFTER, MAX_COUNTDOWN, TASK
+from rooms_app.bus.broker import KILLED_AFTER, MAX_COUNTDOWN, TASK, broker, celery_app
 from rooms_app.bus.handlers import Handler, handlers
+from rooms_app.bus.redis_records import Recovery
 from rooms_app.bus.registry import bus_registry
+from rooms_app.exceptions import explain
 from rooms_app.registry import registry
 from rooms_app.relay import relay_due
 
@@ -30,6 +33,10 @@ _MARGIN = 20.0
 _RELAY_EVERY = (0.7, 1.3)
 #: How many entries of a kind one pass carries, so that it is short.
 _RELAY_LIMIT = 300
+#: How long after a look for lost messages the next one begins, as a share of how long each is waited for …
+_LOOK_SHARE = 0.1
+#: … within these bounds, in seconds; and how long after a look that failed.
+_LOOK_EVERY, _LOOK_AGAIN = (0.5, 5.0), 10.0
 #: How many seconds a fork waits for the end of a pass.
 _FORK_PATIENCE = 5.0
 
@@ -107,7 +114,7 @@ def _other_tasks(app: Any) -> list[str]:
 
 
 class Relay:
-    """A thread that carries what is due in the outbox, until it is stopped."""
+    """A thread that carries what is due in the outbox, and on Redis puts back what got lost, until it is stopped."""
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
@@ -115,11 +122,18 @@ class Relay:
         #: Held while it has a connection to the database: that must not be open in two processes.
         self._at_work = threading.Lock()
         self._holds_off = False
+        #: None where the broker is no Redis.
+        self._recovery: Recovery | None = None
+        #: When it looks for lost messages again, by the monotonic clock …
+        self._looks_at = 0.0
+        #: … and whether it could not the last time.
+        self._is_blind = False
 
     def start(self) -> None:
         """Begin; once begun, nothing."""
         if self._thread is not None:
             return
+        self._recovery = Recovery() if _is_redis(celery_app()) else None
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(before=self._hold_off, after_in_parent=self._go_on, after_in_child=self._forget)
         self._thread = threading.Thread(target=self._run, name="rooms-relay", daemon=True)
@@ -145,6 +159,28 @@ class Relay:
                     is_failing = False
                 finally:
                     connections.close_all()
+            self._look()
+
+    def _look(self) -> None:
+        """Look for messages that workers took along when they were killed."""
+        if self._recovery is None or time.monotonic() < self._looks_at:
+            return
+        pause = _LOOK_AGAIN
+        try:
+            with broker.channel() as channel:
+                # No longer than the broker waits for a worker, nor than a worker that lives needs.
+                patience = min(channel.visibility_timeout, needed_visibility())
+                self._recovery.look(channel, patience=patience)
+                shortest, longest = _LOOK_EVERY
+                pause = min(max(patience * _LOOK_SHARE, shortest), longest)
+        except Exception as error:
+            # The broker may be away for a while, and the rest of the relay's work should not wait for it. Once a burst.
+            if not self._is_blind:
+                logger.warning("can't look for lost messages, trying again: %s", explain(error))
+            self._is_blind = True
+        else:
+            self._is_blind = False
+        self._looks_at = time.monotonic() + pause
 
     def _hold_off(self) -> None:
         # The worker forks for a process that died. Not for ever: it has others to look after.

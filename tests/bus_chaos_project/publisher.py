@@ -30,6 +30,12 @@ def delay(number: int) -> None:
     Work(number=number).delay_sync(2)
 
 
+def delay_many(number: int) -> None:
+    """Forty that are due at once, in a second: one process works on them for twelve seconds."""
+    for each in range(number, number + 40):
+        Work(number=each, seconds=0.3).delay_sync(1)
+
+
 def schedule(number: int) -> None:
     """One that is to be handled in an hour."""
     Work(number=number).schedule_sync(timezone.now() + timedelta(hours=1))
@@ -67,7 +73,8 @@ def _die(message_type: type[Work], number: int) -> None:
 
 
 _COMMANDS: dict[str, Callable[[int], None]] = {
-    each.__name__: each for each in (publish, publish_six, delay, schedule, hasten, die, die_without_outbox, roll_back)
+    each.__name__: each
+    for each in (publish, publish_six, delay, delay_many, schedule, hasten, die, die_without_outbox, roll_back)
 }
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from django.db import connection, transaction
 from rooms_app import use_ws_manager
 from rooms_app.bus import MessageOf, Retry, message_bus_controller, message_handler
 from tests.app.messages import Note
-from tests.bus_project.messages import ActivityNotification, AsyncJob, Job, Shared, StoredJob, UserActivityMessage
+from tests.bus_project.messages import ActivityNotification, AsyncJob, Job, Shared, StoredJob, UserActivityMessage, Walk
 
 QUICK = Retry(max_retries=3, backoff=0.4, max_delay=2)
 
@@ -92,6 +92,24 @@ class AsyncController:
             await Note(number=message.delivery_count).send(message.payload().tag)
             if message.delivery_count == 1:
                 raise ValueError("after the send")
+
+
+@message_handler(Walk, retry=Retry(max_retries=0), timeout=30)
+async def walk(message: MessageOf[Walk]) -> None:
+    """A query is open all the while."""
+    count = 0
+    async for _ in get_user_model().objects.order_by("pk").aiterator(chunk_size=1):
+        count += 1
+        if count == 1:
+            record(message, "begun")
+            await asyncio.to_thread(wait_for_key, f"go:{message.payload().tag}")
+    record(message, "walked", count_of_users=count)
+
+
+def wait_for_key(name: str) -> None:
+    """Until a test sets it."""
+    with redis.Redis.from_url(os.environ["REDIS_URL"]) as client:
+        client.blpop([name], timeout=20)
 
 
 @message_handler(Shared, retry=QUICK)

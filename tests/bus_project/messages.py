@@ -42,6 +42,13 @@ class StoredJob(Job):
     OUTBOX = True
 
 
+class Walk(BusMessage):
+    """Have an async handler walk through a table, and wait in the middle until a key is in Redis."""
+
+    MESSAGE_TOPIC = "tests.walk"
+    tag: str
+
+
 class Shared(BusMessage):
     """A message with several handlers."""
 
