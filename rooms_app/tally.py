@@ -48,8 +48,7 @@ class Tally:
         while True:
             changed = self._rooms.take_changed()
             try:
-                async with within(rooms_settings().send_timeout):
-                    await self._write(changed)
+                await self._write(changed)
             except Exception as error:
                 logger.debug("could not write the counts error=%r", error)
                 self._count("tally_errors")
@@ -76,7 +75,8 @@ class Tally:
         while True:
             part = {room: len(self._rooms.members(room)) for room in islice(names, ROOMS_PER_CALL)}
             if part or not on_record:
-                on_record = await self._ledger.write(self.name, part, is_new=is_new)
+                async with within(rooms_settings().send_timeout):
+                    on_record = await self._ledger.write(self.name, part, is_new=is_new)
             if len(part) < ROOMS_PER_CALL or on_record < 0:
                 return on_record
             is_new = False

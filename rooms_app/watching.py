@@ -176,8 +176,11 @@ class Lookout:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        # Also told by what it reads for: of a cancellation nothing may be heard.
+        while self._views and self._task is asyncio.current_task():
             await asyncio.sleep(self._next_at - loop.time())
+            if not self._views:
+                return
             # The one that has waited longest; a new one comes first.
             view, shown = min(self._views.items(), key=lambda item: item[1].read_at)
             shown.read_at = loop.time()
@@ -189,7 +192,16 @@ class Lookout:
             shown.text = text
             batch = Batch([text])
             for connection in tuple(shown.pages):
-                connection.outbox.write(batch)
+                _write(connection, batch)
+
+
+def _write(connection: RoomSocket, batch: Batch) -> None:
+    try:
+        connection.outbox.write(batch)
+    except Exception:
+        # The other pages are to be told.
+        logger.exception("could not write connection=%s", connection.id)
+        connection.close_now(CloseCode.ERROR)
 
 
 async def _read(view: View) -> str:

@@ -17,6 +17,7 @@ from tests.bus_chaos_project.stage import QUICK
 _EXAMPLES = """examples:
   python -m tests.bus_chaos                                          500 messages, 3 kills, Redis and SQLite
   python -m tests.bus_chaos --messages 10000 --kills 20              a few minutes
+  python -m tests.bus_chaos --messages 10000 --kills 130 --anytime   also as they take a message
   python -m tests.bus_chaos --broker rabbitmq --database postgresql
   python -m tests.bus_chaos --measure                                how long a message takes to come back
 
@@ -70,6 +71,7 @@ def _run(options: argparse.Namespace, stack: contextlib.ExitStack) -> int:
     print(f"\n{_what(options)}: {run.seconds:.1f} s")
     print(f"in flight when killed: {sum(map(len, run.in_flight))} messages in {len(run.in_flight)} workers")
     print(f"begun again: {run.begun_again}, of them after they had been done: {run.done_again}")
+    print(f"taken along by killed workers, and put back: {run.put_back}")
     for check in checks:
         print(f"{'FAILED' if check.wrong else 'ok':6}  {check.name}{check.wrong and ': ' + check.wrong}")
     return int(any(check.wrong for check in checks))

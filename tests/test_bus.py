@@ -289,7 +289,7 @@ def test_a_worker_has_safe_defaults(bus: Bus) -> None:
     assert conf["broker_transport_options"] == {
         "unacked_restore_interval": 1,
         "unacked_restore_throttle": 1,
-        "visibility_timeout": max(handler.timeout for handler in handlers if "bus_project" in handler.name) + 60,
+        "visibility_timeout": max(handler.timeout for handler in handlers if "bus_project" in handler.name) + 30,
     }
 
 

@@ -48,14 +48,13 @@ def in_flight(output: str) -> tuple[int, int]:
 
 @pytest.mark.slow
 def test_500_messages_on_redis_survive_three_killed_workers() -> None:
-    """And another that died when a handler had just ended.
+    """At random moments; and another that died when a handler had just ended.
 
     Each is handled, has its effect in SQLite once, and is announced once to who is in the room.
     """
-    output = chaos("--messages", "500", "--kills", "3")
-    messages, workers = in_flight(output)
+    output = chaos("--messages", "500", "--kills", "3", "--anytime")
+    _, workers = in_flight(output)
     assert workers == 3
-    assert messages >= 3
 
 
 @pytest.mark.slow

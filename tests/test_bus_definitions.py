@@ -264,7 +264,7 @@ class TestSafeDefaults:
         def debug_task() -> None:
             """Prints its request."""
 
-        assert needed_visibility() >= 300 + 10 + 30
+        assert needed_visibility() >= 300 + 10 + 20
         set_safe_defaults(app)
         assert app.conf.worker_prefetch_multiplier == 1
         assert app.conf.broker_connection_retry_on_startup is True

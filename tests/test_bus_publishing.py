@@ -287,11 +287,11 @@ def test_what_is_due_later_waits_in_the_outbox(queues: RedisServer) -> None:
 
 
 def test_a_retry_goes_by_the_broker_alone_while_the_database_is_away(queues: RedisServer) -> None:
-    """After its delay all the same."""
+    """After its delay, or ten seconds: not lost, and not for long with a worker."""
     with database_away():
         try_again(a_delivery(), 20)
     (again,) = queued(queues)
-    assert 10 < (datetime.fromisoformat(again["eta"]) - timezone.now()).total_seconds() <= 20
+    assert 0 < (datetime.fromisoformat(again["eta"]) - timezone.now()).total_seconds() <= 10
 
 
 def test_what_is_due_is_not_scheduled(queues: RedisServer) -> None:

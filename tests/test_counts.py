@@ -116,6 +116,26 @@ class TestHub:
                 assert scripts(own_redis) - before <= looks + (time.monotonic() - began) + 2
             assert the_hub().counts["tally_errors"] == 0
 
+    async def test_what_is_left_of_a_big_process_is_taken_out_in_parts(self, redis_server: RedisServer) -> None:
+        """Redis does nothing else meanwhile; what others have is never touched."""
+        prefix = f"test-{uuid.uuid4().hex[:8]}"
+        ledger = RedisLedger(RoomsRedisChannelLayer(hosts=[redis_server.url], prefix=prefix))
+        for start in range(0, 5_000, 1_000):
+            own = {f"room-{number}": 2 for number in range(start, start + 1_000)}
+            for process in ("1-big/0", "2-other/0"):
+                await ledger.write(process, own, is_new=not start)
+        await ledger.write("2-other/0", {"only": 1}, is_new=False)
+        redis_server.client.zadd(f"{prefix}:rooms:processes", {"1-big/0": 1})
+        totals = []
+        while not totals or totals[-1] > 10_001:
+            listing = await ledger.list(match="*", offset=0, limit=6_000)
+            totals.append(sum(count.connections for count in listing.rooms))
+            assert {count.connections for count in listing.rooms} <= {1, 2, 4}
+        # The first look has found it gone: 2,000 rooms at a time, and a few that Redis hands out beyond.
+        assert len(totals) == 3 and totals[-1] == 10_001
+        assert redis_server.client.keys(f"{prefix}:rooms:gone*") == []
+        assert listing.total_rooms == 5_001
+
     async def test_a_room_of_100_000_is_counted_by_one_command(self, own_redis: RedisServer) -> None:
         """As is a page of rooms with their counts."""
         layer = RoomsRedisChannelLayer(hosts=[own_redis.url])

@@ -32,7 +32,7 @@ TASK = "rooms.handle"
 
 #: The longest countdown of a delivery, where the database can't keep it until its time: Celery holds those in a
 #: worker, any number of them, and when that takes long the broker takes the worker for dead.
-MAX_COUNTDOWN = 30.0
+MAX_COUNTDOWN = 10.0
 
 _CONNECT_TIMEOUT = 1.0
 _SOCKET_TIMEOUT = 1.5

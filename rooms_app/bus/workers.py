@@ -26,8 +26,9 @@ _PREFETCH = "worker_prefetch_multiplier"
 _VISIBILITY = "visibility_timeout"
 _THROTTLE = "unacked_restore_throttle"
 _MIN_VISIBILITY = 60.0
-#: For clocks, and for whatever else a worker does between taking a delivery and telling the broker that it is done.
-_MARGIN = 20.0
+#: For clocks, a countdown, and whatever else a worker does between taking a delivery and telling the broker that it is
+#: done.
+_MARGIN = MAX_COUNTDOWN + 10.0
 
 #: How often the relay looks, in seconds; spread, so that those of many workers don't look all at once.
 _RELAY_EVERY = (0.7, 1.3)
@@ -54,7 +55,7 @@ def needed_visibility() -> float:
     """How long after it got a delivery a worker may still be at work on it, in seconds."""
     slowest = _slowest()
     longest = 0.0 if slowest is None else slowest.timeout + KILLED_AFTER
-    return max(_MIN_VISIBILITY, longest + MAX_COUNTDOWN + _MARGIN)
+    return max(_MIN_VISIBILITY, longest + _MARGIN)
 
 
 def set_safe_defaults(app: Any) -> None:

@@ -6,12 +6,17 @@
 --
 -- ARGV[1]  what the keys below begin with:
 --          counts:<process>  a hash of rooms, "*" for all its connections
+--          gone              a sorted set of counts of processes that are still to be taken out of the totals
+--          gone:<name>       what is left of counts:<process>
 --          held:<process>    a set of the members that it has, each with its room; "" keeps it from vanishing
 --          ended             a sorted set of what is left of processes, by the time in ms when their members are due
 --          ended:<name>      what held:<process> was
 
-local processes, totals, ended = KEYS[1], KEYS[2], ARGV[1] .. 'ended'
+local processes, totals, ended, gone = KEYS[1], KEYS[2], ARGV[1] .. 'ended', ARGV[1] .. 'gone'
 local counts_of, held_of, ended_of = ARGV[1] .. 'counts:', ARGV[1] .. 'held:', ARGV[1] .. 'ended:'
+local gone_of = ARGV[1] .. 'gone:'
+-- How many rooms one script takes out of the totals: Redis does nothing else meanwhile.
+local budget = 2000
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -21,12 +26,32 @@ local function add(room, number)
   end
 end
 
-local function forget_counts(process)
-  local counts = redis.call('HGETALL', counts_of .. process)
-  for index = 1, #counts, 2 do
-    add(counts[index], -tonumber(counts[index + 1]))
+-- Takes what is gone out of the totals, as far as the budget goes; whoever comes next goes on.
+local function subtract()
+  for _, name in ipairs(redis.call('ZRANGE', gone, 0, -1)) do
+    local page = redis.call('HSCAN', gone_of .. name, '0', 'COUNT', math.max(budget, 1))[2]
+    for index = 1, #page, 2 do
+      if redis.call('HDEL', gone_of .. name, page[index]) == 1 then
+        add(page[index], -tonumber(page[index + 1]))
+      end
+    end
+    if redis.call('EXISTS', gone_of .. name) == 0 then
+      redis.call('ZREM', gone, name)
+    end
+    budget = budget - #page / 2
+    if budget <= 0 then
+      return
+    end
   end
-  redis.call('DEL', counts_of .. process)
+end
+
+local function forget_counts(process)
+  if redis.call('EXISTS', counts_of .. process) == 1 then
+    local name = string.format('%s-%s-%s', time[1], time[2], process)
+    redis.call('ZADD', gone, now, name)
+    redis.call('RENAME', counts_of .. process, gone_of .. name)
+    subtract()
+  end
 end
 
 -- Sets apart what a process held, for the scripts of presence to go through in parts: it may be much.
@@ -48,11 +73,15 @@ if redis.call('ZSCORE', totals, '') then
   for _, process in ipairs(redis.call('ZRANGEBYSCORE', processes, '-inf', '(' .. now)) do
     forget(process)
   end
+  subtract()
 else
   -- Redis has lost what it knew: each process tells it anew, and its members are given the time for that.
   for _, process in ipairs(redis.call('ZRANGE', processes, 0, -1)) do
     redis.call('DEL', counts_of .. process)
     release(process, now + 10000)
   end
-  redis.call('DEL', processes, totals)
+  for _, name in ipairs(redis.call('ZRANGE', gone, 0, -1)) do
+    redis.call('DEL', gone_of .. name)
+  end
+  redis.call('DEL', processes, totals, gone)
 end

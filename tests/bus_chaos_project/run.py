@@ -75,6 +75,11 @@ class Run:
         """How often a message was done once more: its worker died when it had no more to do than to say so."""
         return self._journal.done.total() - len(self._journal.done)
 
+    @property
+    def put_back(self) -> int:
+        """How many messages a worker took along when it was killed, and others put back."""
+        return sum(worker.logged().count("a message was put back") for worker in self._stage.workers)
+
     def go(self) -> list[Check]:
         """Do all of it; what must hold, and whether it does."""
         Total.objects.create()

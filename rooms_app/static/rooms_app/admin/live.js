@@ -58,7 +58,7 @@ class Rows {
     const gone = [...rows].filter(([name]) => !wanted.has(name)).map(([, row]) => row);
     if (this.#isHeld()) {
       // Nothing may move from under the pointer or the keyboard: a button would become another room's.
-      gone.forEach((row) => this.#update(row, ["", 0]));
+      gone.forEach((row) => this.#update(row, ["", ...[...row.cells].slice(1).filter(isNumber).map(() => 0)]));
     } else {
       gone.forEach((row) => row.remove());
       [...wanted.keys()].forEach((name, index) => {
@@ -109,6 +109,11 @@ class Rows {
       }
     });
   }
+}
+
+/** @param {HTMLTableCellElement} cell */
+function isNumber(cell) {
+  return /^\d+$/.test(cell.textContent ?? "");
 }
 
 /** The page, and whether what it shows is so now. */
