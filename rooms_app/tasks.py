@@ -12,7 +12,7 @@ from celery.exceptions import Reject
 from django.db import close_old_connections
 
 from rooms_app.bus import workers
-from rooms_app.bus.broker import TASK
+from rooms_app.bus.delivery import TASK
 from rooms_app.bus.handlers import handlers
 from rooms_app.bus.running import handle as handle_delivery
 

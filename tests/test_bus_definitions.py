@@ -11,8 +11,9 @@ import pytest
 from celery import Celery
 
 from rooms_app.bus import BusMessage, MessageOf, message_bus_controller, message_handler
-from rooms_app.bus.broker import TASK, celery_app
+from rooms_app.bus.broker import celery_app
 from rooms_app.bus.checks import check_bus
+from rooms_app.bus.delivery import TASK
 from rooms_app.bus.handlers import HandlerRegistry, handlers
 from rooms_app.bus.workers import needed_visibility, set_safe_defaults, warnings_for
 from rooms_app.exceptions import MessageDefinitionError, RoomsConfigurationError

@@ -17,7 +17,9 @@ from kombu.transport.redis import Channel, SentinelChannel
 
 from rooms_app.bus import BusMessage, MessageOf, message_handler
 from rooms_app.bus.broker import broker
-from rooms_app.bus.redis_records import RecordingPool, RecordsMessages, Recovery
+from rooms_app.bus.delivery import TASK
+from rooms_app.bus.redis_records import RecordingConnection, RecordingPool, RecordsMessages
+from rooms_app.bus.redis_recovery import Recovery
 from tests.bus_project.messages import Job
 from tests.bus_project.worker import Bus, Worker, broker_url, publishes_to
 from tests.live import RedisServer
@@ -232,6 +234,30 @@ def test_what_a_worker_notes_late_is_not_put_back(queues: Queues) -> None:
     assert queues.on_record == 0
 
 
+@pytest.mark.parametrize("queues", OPTIONS, indirect=True)
+def test_what_a_worker_gives_back_is_on_record_too(queues: Queues) -> None:
+    """It may be lost as it is taken once more, and then comes back as what it is: begun by somebody."""
+    publish()
+    with RecordingConnection(queues.url, transport_options=queues.options) as connection:
+        message = connection.default_channel.basic_get("celery")
+        message.requeue()
+    assert queues.on_record == 1
+    queues.lose()
+    queues.age()
+    assert queues.look() == 1
+    with queues.taken() as message:
+        assert message.delivery_info["redelivered"]
+    assert queues.on_record == 0
+
+
+def test_what_others_publish_on_our_connections_is_not_on_record(queues: Queues) -> None:
+    """Such as the answers of a worker, which whoever asked takes without telling."""
+    with broker.channel() as channel, Producer(channel) as producer:
+        producer.publish({"ok": "pong"}, routing_key="celery")
+    assert queues.on_record == 0
+    assert len(queues.waiting()) == 1
+
+
 def test_many_who_look_at_once_put_each_back_once(queues: Queues) -> None:
     """As many workers do."""
     for _ in range(30):
@@ -287,7 +313,7 @@ def test_what_others_publish_to_the_same_queue_does_not_matter(queues: Queues) -
 def test_a_message_with_a_priority_is_put_back_with_it(queues: Queues) -> None:
     """Redis has a list for each."""
     with broker.channel() as channel, Producer(channel) as producer:
-        producer.publish({}, routing_key="celery", priority=9)
+        producer.publish({}, routing_key="celery", priority=9, headers={"task": TASK, "id": "any"})
     with_priority = "celery\x06\x169"
     queues.lose(with_priority)
     queues.age()

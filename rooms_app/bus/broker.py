@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from rooms_app.background import after_fork_in_child
-from rooms_app.bus.delivery import Delivery
+from rooms_app.bus.delivery import TASK, Delivery
 from rooms_app.bus.handlers import handlers
 from rooms_app.exceptions import BusUnavailable, RoomsConfigurationError, explain
 
@@ -26,9 +26,6 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 
-#: The one task. Not one per handler: Celery throws away messages of a task that a worker doesn't know, and a deploy
-#: that adds a handler would lose some.
-TASK = "rooms.handle"
 
 #: The longest countdown of a delivery, where the database can't keep it until its time: Celery holds those in a
 #: worker, any number of them, and when that takes long the broker takes the worker for dead.

@@ -15,6 +15,10 @@ from rooms_app.bus.retrying import check_seconds
 
 M = TypeVar("M", bound=BusMessageBase)
 
+#: The one Celery task, which every delivery is for. Not one per handler: Celery throws away messages of a task that a
+#: worker doesn't know, and a deploy that adds a handler would lose some.
+TASK = "rooms.handle"
+
 #: Ids that are made of something, rather than at random, are made in here.
 _NAMESPACE = UUID("6d1f8f0e-6c3b-4f6b-9d5e-5a3f0f4f7d10")
 

@@ -1,65 +1,62 @@
-"""What makes Redis a broker that loses nothing: each message is on record from when it is published on.
+"""What makes Redis a broker that loses nothing: each bus message in a queue is on record.
 
 Celery's transport takes a message from its queue (BRPOP), and notes in a second command that this worker has it. A
-worker that dies between the two takes the message along: https://github.com/celery/celery/issues/4354. So whoever
-publishes writes that note ahead, under the tag by which the worker then overwrites and at last deletes it. A message
-that is in its queue no more, and whose note is still the publisher's, was taken by one that died: it is put back.
+worker that dies between the two takes the message along: https://github.com/celery/celery/issues/4354. So whoever puts
+a message into a queue, to publish it or to give it back, writes that note ahead, under the tag by which the worker then
+overwrites and at last deletes it. What is in no queue, and noted by nobody else, was taken by one that died:
+`redis_recovery` puts it back.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-import logging
-import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
+from kombu import Connection
 from kombu.connection import ConnectionPool, PooledConnection
 from kombu.transport import redis as stock
 from kombu.utils.json import dumps
-from redis import Redis
 
-logger = logging.getLogger(__name__)
+from rooms_app.bus.delivery import TASK
 
-#: How far ahead of its time a publisher's note is, in seconds, some 63 years: the transport, which puts back what was
-#: noted long ago, never looks at it.
+#: How far ahead of its time such a note is, in seconds, some 63 years: the transport, which puts back what was noted
+#: long ago, never looks at it.
 AHEAD = 2e9
-
-#: How old a note is before anybody looks for its message, in seconds: while workers keep up, there are none.
-_AGE = 5.0
-#: How many of the oldest notes one look takes; and as many further on, in turn, as the oldest may wait for long.
-_BATCH = 100
-#: How many of the oldest messages of a queue tell how far it has got.
-_OLDEST = 50
-#: How many messages a queue of others' may hold, where those don't tell, for ours to be searched among them.
-_SEARCHED = 1000
-#: How many missing messages are watched at a time.
-_WATCHED = 10_000
-
-_PUT_BACK = files("rooms_app").joinpath("lua", "put_back.lua").read_text()
 
 
 class RecordsMessages:
-    """A channel whose messages are on record before anybody takes them."""
+    """A channel whose bus messages are on record before anybody takes them; of others they need not be."""
 
     def _put(self: Any, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
-        if not self.ack_emulation or kwargs.get("_publish_batch") is not None:
+        if kwargs.get("_publish_batch") is not None or not self._is_recorded(message):
             super()._put(queue, message, **kwargs)  # type: ignore[misc]
             return
-        item, tag = dumps(message), message["properties"]["delivery_tag"]
         expires = getattr(self, "_expires", {}).get(queue)
         with self.conn_or_acquire() as client, client.pipeline() as pipe:
-            pipe.lpush(_list(self, queue, message), item)
-            # As the transport writes it: message, exchange, routing key. The default exchange leads to this queue.
-            pipe.hset(self.unacked_key, tag, f'[{item}, "", {json.dumps(queue)}]')
-            pipe.zadd(self.unacked_index_key, {tag: time.time() + AHEAD})
+            pipe.lpush(list_name(self, queue, message), dumps(message))
+            self._note(pipe, queue, message)
             for priority in self.priority_steps if expires else ():
                 pipe.pexpire(self._q_for_pri(queue, priority), expires)
             pipe.execute()
+
+    def _do_restore_message(
+        self: Any, payload: dict[str, Any], exchange: str, routing_key: str, pipe: Any, leftmost: bool = False
+    ) -> None:
+        # Within the transaction that takes it off the record of the worker that had it.
+        super()._do_restore_message(payload, exchange, routing_key, pipe, leftmost)  # type: ignore[misc]
+        if self._is_recorded(payload):
+            for queue in self._lookup(exchange, routing_key):
+                self._note(pipe, queue, payload)
+
+    def _is_recorded(self: Any, message: dict[str, Any]) -> bool:
+        return bool(self.ack_emulation and message.get("headers", {}).get("task") == TASK)
+
+    def _note(self: Any, pipe: Any, queue: str, message: dict[str, Any]) -> None:
+        tag = message["properties"]["delivery_tag"]
+        # As the transport writes it: message, exchange, routing key. The default exchange leads to this queue.
+        pipe.hset(self.unacked_key, tag, f'[{dumps(message)}, "", {json.dumps(queue)}]')
+        pipe.zadd(self.unacked_index_key, {tag: time.time() + AHEAD})
 
 
 class RecordingChannel(RecordsMessages, stock.Channel):
@@ -85,129 +82,31 @@ class RecordingSentinelTransport(stock.SentinelTransport):
 _RECORDING: dict[Any, Any] = {stock.Transport: RecordingTransport, stock.SentinelTransport: RecordingSentinelTransport}
 
 
-class RecordingConnection(PooledConnection):
-    """A connection to publish by: on a Redis messages are on record; all else is as in any connection."""
+class _Records:
+    """A connection with such a transport on a Redis; all else is as in any connection."""
 
     # Not its argument `transport`: where the URL names one as well, and after a failover, that is not heeded.
     def get_transport_cls(self) -> Any:
-        transport = super().get_transport_cls()  # type: ignore[misc]  # its stubs lack it
+        transport = super().get_transport_cls()  # type: ignore[misc]
         return _RECORDING.get(transport, transport)
 
 
+class RecordingConnection(_Records, Connection):
+    """One that workers read by."""
+
+
+class _PooledRecordingConnection(_Records, PooledConnection):
+    """One to publish by."""
+
+
 class RecordingPool(ConnectionPool):
-    """A pool of them."""
+    """A pool of connections to publish by."""
 
     def new(self) -> Any:
         """One more, like the one that the pool was made of."""
-        return RecordingConnection(self, **self.connection.info())
+        return _PooledRecordingConnection(self, **self.connection.info())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Note:
-    """A publisher's note of a message, and the message."""
-
-    tag: str
-    score: float
-    queue: str
-    #: The message as it is in its queue.
-    item: str
-    message: dict[str, Any]
-
-
-class Recovery:
-    """Finds messages that workers took and never noted, and puts them back into their queues."""
-
-    def __init__(self) -> None:
-        #: By tag, in the order in which they were missed: the score then, and when that was, by the monotonic clock.
-        self._missing: dict[str, tuple[float, float]] = {}
-        #: Where the batch further on begins.
-        self._offset = _BATCH
-
-    def look(self, channel: Any, *, patience: float) -> int:
-        """Put back what has been missing for so many seconds, and look for more; how many were put back.
-
-        A worker at work may take long to note what Redis has given it: while all its processes are busy, it does not
-        read on.
-        """
-        ledger = _Ledger(channel)
-        put_back = sum(ledger.put_back(note) for note in ledger.read(self._due(patience)))
-        oldest, further = ledger.overdue(0), ledger.overdue(self._offset)
-        self._offset = self._offset + _BATCH if len(further) == _BATCH else _BATCH
-        for note in ledger.not_queued(list(ledger.read(dict(oldest + further)))):
-            if len(self._missing) < _WATCHED:
-                self._missing.setdefault(note.tag, (note.score, time.monotonic()))
-        return put_back
-
-    def _due(self, patience: float) -> dict[str, float]:
-        until = time.monotonic() - patience
-        waited = itertools.takewhile(lambda tag: self._missing[tag][1] <= until, self._missing)
-        return {tag: self._missing.pop(tag)[0] for tag in list(itertools.islice(waited, _BATCH))}
-
-
-class _Ledger:
-    """The notes in a channel's Redis."""
-
-    def __init__(self, channel: Any) -> None:
-        self._channel = channel
-        # Not the transport's own client: with a key prefix that knows too few commands.
-        self._redis: Any = Redis(connection_pool=channel.pool)
-        self._notes, self._index = self._key(channel.unacked_key), self._key(channel.unacked_index_key)
-
-    def overdue(self, offset: int) -> list[tuple[str, float]]:
-        """Tags and scores of publishers' notes that are no longer new: a batch, the oldest first."""
-        now = time.time() + AHEAD
-        found = self._redis.zrange(
-            self._index, now - AHEAD / 2, now - _AGE, byscore=True, offset=offset, num=_BATCH, withscores=True
-        )
-        return [(tag.decode(), score) for tag, score in found]
-
-    def read(self, scores: dict[str, float]) -> Iterator[_Note]:
-        """The notes of these tags that are still there."""
-        texts = self._redis.hmget(self._notes, list(scores)) if scores else []
-        for (tag, score), text in zip(scores.items(), texts, strict=True):
-            if text is not None:
-                message, end = json.JSONDecoder().raw_decode(text.decode(), 1)
-                item, rest = text.decode()[1:end], text.decode()[end + 2 :]
-                yield _Note(tag=tag, score=score, queue=json.loads(f"[{rest}")[1], item=item, message=message)
-
-    def not_queued(self, notes: list[_Note]) -> Iterator[_Note]:
-        """Those whose messages are not in their queues, or may not be: of the few that can't be told."""
-        heads = {key: self._head(key) for key in {self._list(note) for note in notes}}
-        for note in notes:
-            if note.score < heads[self._list(note)]:
-                yield note
-
-    def put_back(self, note: _Note) -> bool:
-        """Have a message wait again, if it is in no queue and nobody has noted it meanwhile; whether that was so."""
-        keys, now = [self._index, self._list(note)], time.time() + AHEAD
-        done = bool(self._redis.eval(_PUT_BACK, len(keys), *keys, note.tag, repr(note.score), note.item, repr(now)))
-        if done:
-            logger.warning(
-                "a message was put back, the worker that took it must have been killed queue=%s id=%s",
-                *(note.queue, note.message.get("headers", {}).get("id")),
-            )
-        return done
-
-    def _head(self, key: str) -> float:
-        """How far a queue has got: what was published earlier than that is not in it.
-
-        Messages are taken in the order in which they came. So the oldest ones tell, but for those that the transport
-        itself put back, and those that others publish: they are not on record.
-        """
-        size, items = self._redis.pipeline().llen(key).lrange(key, -_OLDEST, -1).execute()
-        tags = [json.loads(item)["properties"]["delivery_tag"] for item in items]
-        scores = self._redis.zmscore(self._index, tags) if tags else []
-        told = [score for score in scores if score is not None and score > AHEAD]
-        # If none tells: in a short queue each is searched for.
-        return min(told, default=math.inf if size <= _SEARCHED else 0)
-
-    def _list(self, note: _Note) -> str:
-        return self._key(_list(self._channel, note.queue, note.message))
-
-    def _key(self, name: str) -> str:
-        return f"{self._channel.global_keyprefix}{name}"
-
-
-def _list(channel: Any, queue: str, message: dict[str, Any]) -> str:
-    """The name of the list: a queue has one for each priority."""
+def list_name(channel: Any, queue: str, message: dict[str, Any]) -> str:
+    """The name of the Redis list that a message is in: a queue has one for each priority."""
     return str(channel._q_for_pri(queue, channel._get_message_priority(message, reverse=False)))

@@ -12,9 +12,11 @@ from typing import Any
 from celery import signals
 from django.db import connections
 
-from rooms_app.bus.broker import KILLED_AFTER, MAX_COUNTDOWN, TASK, broker, celery_app
+from rooms_app.bus.broker import KILLED_AFTER, MAX_COUNTDOWN, broker, celery_app
+from rooms_app.bus.delivery import TASK
 from rooms_app.bus.handlers import Handler, handlers
-from rooms_app.bus.redis_records import Recovery
+from rooms_app.bus.redis_records import RecordingConnection
+from rooms_app.bus.redis_recovery import Recovery
 from rooms_app.bus.registry import bus_registry
 from rooms_app.exceptions import explain
 from rooms_app.registry import registry
@@ -200,6 +202,9 @@ _relay = Relay()
 
 def _set_defaults(instance: Any, **kwargs: Any) -> None:
     set_safe_defaults(instance.app)
+    if _slowest() is not None:
+        # Celery's own seam: what it makes its connections of. What a worker gives back is on record as well.
+        instance.app.amqp.Connection = RecordingConnection
 
 
 def _set_prefetch(sender: Any, **kwargs: Any) -> None:
