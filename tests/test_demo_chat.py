@@ -12,6 +12,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from channels.layers import BaseChannelLayer, get_channel_layer
 from django.contrib.auth import get_user_model
+from django.contrib.staticfiles.finders import find
 from django.test import AsyncClient, Client
 
 from project.messages import ChatMessage
@@ -219,3 +220,10 @@ def test_the_page_shows_its_room_as_text(client: Client) -> None:
 
 def test_the_page_runs_scripts_from_its_own_server_only(client: Client) -> None:
     assert "default-src 'self'" in client.get("/")["Content-Security-Policy"]
+
+
+def test_a_page_that_names_no_icon_finds_one(client: Client) -> None:
+    """As the admin's: else each of them logs an error in the browser."""
+    answer = client.get("/favicon.ico")
+    assert answer.status_code == 302
+    assert find(answer.headers["Location"].removeprefix("/static/")) is not None
