@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.contrib.auth import get_user_model
 from django.db import transaction
+from django.test import Client
 from django.utils import timezone
 
 from rooms_app import SendOutcome
@@ -124,6 +125,22 @@ def test_a_rejected_message_is_dead_at_once(bus: Bus, tag: str) -> None:
     assert (letter.reason, letter.error, letter.attempts) == (DeadLetter.Reason.REJECTED, "not for me", 1)
     assert len(bus.recorded(tag)) == 1
     assert not bus.has_recorded(tag)
+
+
+def test_a_dead_letter_that_an_operator_requeues_is_handled_as_if_for_the_first_time(
+    bus: Bus, tag: str, client: Client
+) -> None:
+    """From the admin, through the outbox, by the worker."""
+    Job(tag=tag, todo="reject").publish_sync()
+    letter = dead_letter(tag)
+    (first,) = bus.recorded(tag)
+    client.force_login(get_user_model().objects.create_superuser(f"operator-{tag}"))
+    answer = client.post(f"/admin/rooms_app/deadletter/{letter.pk}/requeue/", follow=True)
+    assert "Requeued" in answer.content.decode()
+    (again,) = bus.recorded(tag)
+    assert (again["id"], again["count"]) == (first["id"], 1)
+    letter.refresh_from_db()
+    assert letter.state == DeadLetter.State.REQUEUED
 
 
 def test_a_handler_asks_to_be_tried_again(bus: Bus, tag: str) -> None:
