@@ -341,6 +341,7 @@ def contents(client: ClientConnection, count: int) -> list[str]:
     return got
 
 
+@pytest.mark.slow
 def test_two_schedulers_send_each_once_late_rather_than_never(demo_servers: DemoServers, tmp_path: Path) -> None:
     """What fell due while none ran goes when they start; SIGTERM and SIGINT end them with status 0."""
     expected = [f"number {number}" for number in range(20)]

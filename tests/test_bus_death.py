@@ -15,6 +15,8 @@ from tests.bus_chaos_project.stage import PROJECT, QUICK, Stage
 from tests.live import Process
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 #: The broker waits for a worker much less than any message here has to wait.
 OPTIONS = {**QUICK, "visibility_timeout": 1}
 
@@ -108,7 +110,6 @@ def test_a_worker_takes_no_more_than_it_works_on() -> None:
         worker.kill()
 
 
-@pytest.mark.slow
 def test_what_is_due_together_is_handled_once_though_it_takes_long() -> None:
     """Longer than the broker waits for a worker: that takes only as many as it works on.
 

@@ -72,11 +72,13 @@ def run_unchanged(test_file: Path, directory: Path, replacements: dict[str, str]
     assert f"== {tests} passed in" in done.stdout, done.stdout
 
 
+@pytest.mark.slow
 def test_pubsub(sources: Path, own_redis: RedisServer, tmp_path: Path) -> None:
     """`tests/test_pubsub.py` of channels_redis passes."""
     run_unchanged(sources / "tests" / "test_pubsub.py", tmp_path, {"redis://localhost:6379": own_redis.url})
 
 
+@pytest.mark.slow
 def test_pubsub_sentinel(sources: Path, tmp_path: Path) -> None:
     """`tests/test_pubsub_sentinel.py` of channels_redis passes."""
     with SentinelGroup(tmp_path / "group") as group:

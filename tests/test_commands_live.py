@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection
 
@@ -106,6 +107,7 @@ async def test_a_user_is_found_on_both_processes_sent_to_and_closed(demo_servers
         assert [await content(socket) for socket in guests] == ["for the others"] * 2
 
 
+@pytest.mark.slow
 async def test_who_listens_sees_what_clients_see_until_ctrl_c(demo_servers: DemoServers, tmp_path: Path) -> None:
     """In a terminal of its own; Ctrl-C is no failure, nor is SIGTERM, and both leave nothing on record."""
     command = [sys.executable, "manage.py", "rooms_listen", "hall"]

@@ -182,6 +182,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> object:
         yield servers
 
 
+@pytest.mark.slow
 async def test_a_killed_process_is_gone_with_its_lease(demo: DemoServers) -> None:
     """Within the lease and a second, as the others see it; the survivors' connections stay counted."""
     layer = RoomsRedisChannelLayer(hosts=[demo.redis.url], prefix="rooms-demo")

@@ -1,176 +1,47 @@
-"""`manage.py demo` and `manage.py runserver`, started and ended as in a terminal, each in a new checkout."""
+"""`manage.py demo`, started and ended as in a terminal."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import re
-import shutil
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 import redis
-from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
-from websockets.typing import Subprotocol
 
 from rooms_app.embedded import EmbeddedRedis
-from tests.live import ROOT, free_port
+from tests.commands import (
+    READY,
+    Family,
+    answers,
+    bundled,
+    checkout,
+    children_of,
+    family,
+    needs_proc,
+    new_checkout,
+    ports,
+)
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+__all__ = ["checkout", "family", "new_checkout", "ports"]
 
-READY = "Ctrl-C stops everything."
-_PR_SET_CHILD_SUBREAPER = 36
-
-
-def children_of(parent: int) -> dict[int, str]:
-    """The children of a process with their command lines, which are empty for those that have ended."""
-    found = {}
-    for directory in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if directory.name.isdecimal():
-                # After the command, which stands in parentheses and may hold anything: state, parent, …
-                state, of, *_ = (directory / "stat").read_text().rpartition(")")[2].split()
-                if int(of) == parent:
-                    line = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                    found[int(directory.name)] = "" if state in "ZX" else line
-    return found
-
-
-class Command:
-    """A management command that runs in a checkout, and what it has written."""
-
-    def __init__(self, checkout: Path, arguments: tuple[str, ...], env: dict[str, str]) -> None:
-        self.checkout = checkout
-        self._log = checkout / f"{arguments[0]}.log"
-        self._start = self._log.stat().st_size if self._log.exists() else 0
-        ours = ("DJANGO_", "REDIS_", "CHANNEL_", "DATABASE_", "RUN_MAIN", "ROOMS_")
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "manage.py", *arguments],
-                cwd=checkout,
-                env={**environment, **env},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-
-    def output(self) -> str:
-        return self._log.read_bytes()[self._start :].decode()
-
-    def wait_for(self, text: str) -> None:
-        """Until it has written this."""
-        wait_until(lambda: text in self.output() or self.process.poll() is not None, what=text, timeout=30)
-        assert text in self.output(), self.output()
-
-    def wait_for_exit(self) -> int:
-        return self.process.wait(timeout=20)
-
-    def end(self, signum: int) -> int:
-        self.process.send_signal(signum)
-        return self.wait_for_exit()
-
-    def child(self, part: str) -> int:
-        """The pid of the child that has this in its command line."""
-        (found,) = [pid for pid, line in children_of(self.process.pid).items() if part in line]
-        return found
-
-
-class Family:
-    """What a test starts, and what that starts in turn: who loses its parent becomes the test's child."""
-
-    def __init__(self) -> None:
-        self._before = children_of(os.getpid())
-        self._commands: list[Command] = []
-
-    def start(self, checkout: Path, *arguments: str, **env: str) -> Command:
-        self._commands.append(Command(checkout, arguments, env))
-        return self._commands[-1]
-
-    def left(self) -> list[str]:
-        """The command lines of those that still run."""
-        return [line for pid, line in self._all().items() if line]
-
-    def end(self) -> None:
-        while everyone := self._all():
-            for pid, line in everyone.items():
-                if line:
-                    os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-
-    def _all(self) -> dict[int, str]:
-        for command in self._commands:
-            command.process.poll()
-        return {pid: line for pid, line in children_of(os.getpid()).items() if pid not in self._before}
-
-
-@pytest.fixture
-def family() -> Iterator[Family]:
-    """Starts commands, and ends all that is left of them."""
-    prctl = ctypes.CDLL(None).prctl
-    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    started = Family()
-    yield started
-    started.end()
-    prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
-
-
-@pytest.fixture
-def new_checkout(tmp_path: Path) -> Callable[[str], Path]:
-    """Makes copies of the project as a fresh clone has it: no database, nothing in .rooms."""
-
-    def make(name: str) -> Path:
-        for part in ("project", "rooms_app"):
-            shutil.copytree(ROOT / part, tmp_path / name / part)
-        shutil.copy2(ROOT / "manage.py", tmp_path / name)
-        return tmp_path / name
-
-    return make
-
-
-@pytest.fixture
-def checkout(new_checkout: Callable[[str], Path]) -> Path:
-    return new_checkout("checkout")
-
-
-@pytest.fixture
-def ports() -> list[str]:
-    return [str(free_port()), str(free_port())]
-
-
-def answers(port: str) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def process_at(port: str) -> str:
-    """The id of the process that serves there."""
-    return str(httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=5).json()["process"])
-
-
-def bundled(checkout: Path) -> redis.Redis:
-    """The bundled Redis of a checkout."""
-    return redis.Redis.from_url(EmbeddedRedis(checkout / ".rooms").url)
+pytestmark = needs_proc
 
 
 def password_in(output: str) -> list[str]:
     return re.findall(r"password (\S+) \(shown", output)
 
 
-@pytest.mark.parametrize("server", ["daphne", "uvicorn"])
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("server", [pytest.param("daphne", marks=pytest.mark.slow), "uvicorn"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_the_demo_serves_on_both_ports_until_a_signal_ends_everything(
     server: str, signum: int, checkout: Path, ports: list[str], family: Family
 ) -> None:
@@ -193,6 +64,7 @@ def test_the_demo_serves_on_both_ports_until_a_signal_ends_everything(
     assert not (checkout / ".rooms" / "redis.sock").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_demo_leaves_no_process(checkout: Path, ports: list[str], family: Family) -> None:
     """Within 2 s of SIGKILL the servers and the bundled Redis are gone, and a new demo starts at once."""
     demo = family.start(checkout, "demo", "--ports", *ports)
@@ -206,6 +78,7 @@ def test_a_killed_demo_leaves_no_process(checkout: Path, ports: list[str], famil
     assert again.end(signal.SIGTERM) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["Starting the bundled Redis", "Migrating", "Starting daphne"])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_it_starts_ends_everything_too(
@@ -220,6 +93,7 @@ def test_a_signal_while_it_starts_ends_everything_too(
     assert READY not in demo.output()
 
 
+@pytest.mark.slow
 def test_the_admins_password_is_printed_once_and_kept_nowhere(checkout: Path, ports: list[str], family: Family) -> None:
     """The first start makes the superuser; later ones neither change nor repeat its password."""
     first = family.start(checkout, "demo", "--ports", *ports)
@@ -239,6 +113,7 @@ def test_the_admins_password_is_printed_once_and_kept_nowhere(checkout: Path, po
     assert holding == []
 
 
+@pytest.mark.slow
 def test_demos_in_two_checkouts_do_not_meet(
     new_checkout: Callable[[str], Path], ports: list[str], family: Family
 ) -> None:
@@ -257,6 +132,7 @@ def test_demos_in_two_checkouts_do_not_meet(
     assert second.end(signal.SIGTERM) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own_redis", [False, True])
 def test_a_second_demo_in_one_checkout_says_so(
     own_redis: bool, checkout: Path, ports: list[str], family: Family, tmp_path: Path
@@ -288,6 +164,7 @@ def test_a_port_in_use_is_named_before_anything_starts(checkout: Path, ports: li
     assert "Starting" not in demo.output()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["daphne", "redis.sock"])
 def test_what_dies_unexpectedly_ends_the_demo_and_is_named(
     victim: str, checkout: Path, ports: list[str], family: Family
@@ -302,6 +179,7 @@ def test_what_dies_unexpectedly_ends_the_demo_and_is_named(
     assert family.left() == []
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_of_a_report_ends_the_demo_and_keeps_the_report(
     checkout: Path, ports: list[str], family: Family
 ) -> None:
@@ -325,6 +203,7 @@ def test_a_worker_killed_in_the_middle_of_a_report_ends_the_demo_and_keeps_the_r
     assert again.end(signal.SIGINT) == 0
 
 
+@pytest.mark.slow
 def test_a_server_that_can_not_start_shows_why(checkout: Path, ports: list[str], family: Family) -> None:
     """Its own output, after its name, and then nothing is left running."""
     (checkout / "project" / "asgi.py").write_text("raise RuntimeError('broken on purpose')\n")
@@ -335,6 +214,7 @@ def test_a_server_that_can_not_start_shows_why(checkout: Path, ports: list[str],
     assert family.left() == []
 
 
+@pytest.mark.slow
 def test_visitors_do_not_fill_the_demos_output(checkout: Path, ports: list[str], family: Family) -> None:
     """Its servers write no access logs."""
     demo = family.start(checkout, "demo", "--ports", *ports)
@@ -352,119 +232,3 @@ def test_the_help_has_an_example(checkout: Path, family: Family) -> None:
     assert "Example: python manage.py demo --ports" in output
     assert "python manage.py demo --restart 8010" in output
     assert "a Celery worker" in output
-
-
-@pytest.mark.parametrize("options", [(), ("--noreload",)], ids=["reload", "noreload"])
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_runserver_brings_the_bundled_redis_and_takes_it_along(
-    options: tuple[str, ...], signum: int, checkout: Path, ports: list[str], family: Family
-) -> None:
-    """No signal leaves it, or the autoreloader's inner process, behind."""
-    runserver = family.start(checkout, "runserver", ports[0], *options)
-    wait_until(lambda: answers(ports[0]), what="an answer of runserver", timeout=30)
-    assert bundled(checkout).ping()
-    assert runserver.child("redis.sock")
-    assert len(children_of(runserver.process.pid)) == (1 if options else 2)
-    assert runserver.end(signum) == (-signum if signum == signal.SIGKILL else 0), runserver.output()
-    if signum != signal.SIGKILL:
-        assert family.left() == []
-    wait_until(lambda: family.left() == [], timeout=2, what="the end of all children")
-
-
-def test_a_reload_keeps_the_bundled_redis(checkout: Path, ports: list[str], family: Family) -> None:
-    """Only the inner process is a new one."""
-    runserver = family.start(checkout, "runserver", ports[0])
-    wait_until(lambda: answers(ports[0]), what="an answer of runserver", timeout=30)
-    server, inner = runserver.child("redis.sock"), runserver.child("manage.py")
-
-    def reloaded() -> bool:
-        # More than once, since a change before the reloader's first look at the file is none to it.
-        (checkout / "project" / "urls.py").touch()
-        return inner not in children_of(runserver.process.pid)
-
-    wait_until(reloaded, what="a reload", timeout=30)
-    wait_until(lambda: answers(ports[0]), what="an answer after it", timeout=30)
-    assert runserver.child("redis.sock") == server
-
-
-def test_runserver_uses_the_redis_of_a_running_demo(checkout: Path, ports: list[str], family: Family) -> None:
-    """And leaves it running."""
-    demo = family.start(checkout, "demo", "--ports", ports[0])
-    demo.wait_for(READY)
-    runserver = family.start(checkout, "runserver", ports[1], "--noreload")
-    wait_until(lambda: answers(ports[1]), what="an answer of runserver", timeout=30)
-    assert children_of(runserver.process.pid) == {}
-    runserver.end(signal.SIGTERM)
-    assert bundled(checkout).ping()
-    assert demo.end(signal.SIGTERM) == 0
-
-
-def test_runserver_starts_no_redis_where_the_environment_names_one(
-    checkout: Path, ports: list[str], family: Family, tmp_path: Path
-) -> None:
-    """REDIS_URL wins."""
-    with EmbeddedRedis(tmp_path / "own") as server:
-        runserver = family.start(checkout, "runserver", ports[0], "--noreload", REDIS_URL=server.url)
-        wait_until(lambda: answers(ports[0]), what="an answer of runserver", timeout=30)
-        assert children_of(runserver.process.pid) == {}
-
-
-@pytest.mark.parametrize("server", ["daphne", "uvicorn"])
-def test_one_server_is_restarted_from_another_terminal(
-    server: str, checkout: Path, ports: list[str], family: Family
-) -> None:
-    """Its clients are closed with 1012 over a while; the other server's notice nothing, and the demo runs on."""
-    demo = family.start(checkout, "demo", "--server", server, "--ports", *ports)
-    demo.wait_for(READY)
-    before = [process_at(port) for port in ports]
-    with contextlib.ExitStack() as stack:
-        leaving = [
-            stack.enter_context(connect(f"ws://127.0.0.1:{ports[0]}/ws/lobby", subprotocols=[Subprotocol("rooms.v1")]))
-            for _ in range(2)
-        ]
-        staying = stack.enter_context(connect(f"ws://127.0.0.1:{ports[1]}/ws/lobby"))
-        restart = family.start(checkout, "demo", "--restart", ports[0])
-        for socket in leaving:
-            frames = []
-            with pytest.raises(ConnectionClosedError):
-                frames += [json.loads(socket.recv(timeout=30)) for _ in range(2)]
-                socket.recv(timeout=30)
-            assert [frame["MESSAGE_ID"] for frame in frames] == ["sys.hello", "sys.closing"]
-            assert socket.close_code == 1012
-        assert restart.wait_for_exit() == 0, restart.output()
-        after = [process_at(port) for port in ports]
-        assert (after[0] != before[0], after[1]) == (True, before[1])
-        assert f"{before[0]} takes no new connections, and closes 2 within 5 s.\n" in restart.output()
-        # Both terminals are one file here.
-        assert f"Port {ports[0]} is served again, by process {after[0]}.\n" in restart.output()
-        httpx.post(f"http://127.0.0.1:{ports[0]}/chat/lobby/message", json={"content": "again"})
-        assert json.loads(staying.recv(timeout=5))["message"]["content"] == "again"
-    assert f"Restarting {server} on port {ports[0]} … ok\n" in demo.output()
-    assert demo.end(signal.SIGTERM) == 0
-    assert family.left() == []
-
-
-def test_a_server_without_connections_is_restarted_too(checkout: Path, ports: list[str], family: Family) -> None:
-    """It hears of no drain, and needs none; a second restart follows the first."""
-    demo = family.start(checkout, "demo", "--ports", ports[0])
-    demo.wait_for(READY)
-    for _ in range(2):
-        before = process_at(ports[0])
-        restart = family.start(checkout, "demo", "--restart", ports[0])
-        assert restart.wait_for_exit() == 0, restart.output()
-        assert process_at(ports[0]) != before
-    assert demo.end(signal.SIGTERM) == 0
-
-
-def test_what_can_not_be_restarted_is_named(checkout: Path, ports: list[str], family: Family) -> None:
-    """No demo at all, or none of its servers on that port."""
-    none = family.start(checkout, "demo", "--restart", ports[0])
-    assert none.wait_for_exit() == 1
-    assert "CommandError: No demo is running here" in none.output()
-    demo = family.start(checkout, "demo", "--ports", ports[0])
-    demo.wait_for(READY)
-    other = family.start(checkout, "demo", "--restart", ports[1])
-    assert other.wait_for_exit() == 1
-    assert f"The demo has no server on port {ports[1]}, but on {ports[0]}." in other.output()
-    assert answers(ports[0])
-    assert demo.end(signal.SIGTERM) == 0

@@ -219,6 +219,7 @@ def manage(*arguments: str, url: str, kind: str = "rooms", prefix: str = "") -> 
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rooms", "pubsub", "classic"])
 async def test_the_command_says_who_closes_how_many(
     kind: str, request: pytest.FixtureRequest, settings: object, redis_server: RedisServer

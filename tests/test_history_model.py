@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -282,6 +283,7 @@ class Histories(RuleBasedStateMachine):
         raise AssertionError("a call waited")
 
 
+@pytest.mark.slow
 def test_random_histories(redis_server: RedisServer) -> None:
     """Exactly what was missed, once and in order, or one reset; and no reset for nothing."""
     Histories.client = redis_server.client

@@ -44,6 +44,7 @@ async def contents(socket: ClientConnection, count: int) -> list[str]:
     return [(await frame(socket))["message"]["content"] for _ in range(count)]
 
 
+@pytest.mark.slow
 async def test_a_thousand_posts_reach_the_sockets_of_both_processes(demo: live.DemoServers) -> None:
     """In order, once each, and nothing of it in another room."""
     rooms = [f"{url}/ws/order" for url in demo.ws_urls * 2]

@@ -57,6 +57,7 @@ class Guest:
         await self._socket.close()
 
 
+@pytest.mark.slow
 async def test_processes_share_their_members_and_outlive_each_other(demo: DemoServers) -> None:
     """A killed one's are gone within the lease and a second, for readers and for the survivors' clients."""
     record = RedisWhereabouts(RoomsRedisChannelLayer(hosts=[demo.redis.url], prefix="rooms-demo"))

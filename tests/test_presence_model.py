@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -338,6 +339,7 @@ def _exits(places: list[Place], grace: float) -> list[Exit]:
     return [Exit(room=room, id=id, grace=grace) for room, id in places]
 
 
+@pytest.mark.slow
 def test_random_comings_and_goings(redis_server: RedisServer) -> None:
     """Over processes that die, calls that cross, and a Redis that forgets."""
     Presence.client = redis_server.client

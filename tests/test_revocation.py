@@ -205,6 +205,7 @@ async def test_a_user_who_is_saved_otherwise_is_out_within_a_second(demo: DemoSe
         await device.end()
 
 
+@pytest.mark.slow
 async def test_what_sends_no_signal_is_found_within_20_seconds(demo: DemoServers) -> None:
     """A deleted session row, and `queryset.update(is_active=False)`."""
     cay, dot, bob = [await Device.sign_in(demo, name) for name in ("cay", "dot", "bob")]

@@ -137,6 +137,7 @@ async def arrived(clients: list[Neighbour], length: int) -> None:
     await until(lambda: all(client.received >= length for client in clients), what="a burst", timeout=30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS, ids=str)
 async def test_two_hundred_neighbours_lose_nothing(server: OutletServer, way: Way) -> None:
     """Each gets every byte, in order; the library's clients agree; the stalled one is closed meanwhile."""
