@@ -24,7 +24,7 @@ _AGE = 5.0
 _BATCH = 100
 #: How many of the oldest messages of a queue tell how far it has got.
 _OLDEST = 50
-#: How many messages a queue of others' may hold, where those don't tell, for ours to be searched among them.
+#: How many messages a queue may hold, where the oldest ones don't tell, for ours to be searched among them.
 _SEARCHED = 1000
 #: How many missing messages are watched at a time.
 _WATCHED = 10_000
@@ -34,7 +34,7 @@ _PUT_BACK = files("rooms_app").joinpath("lua", "put_back.lua").read_text()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Note:
-    """A publisher's note of a message, and the message."""
+    """What was noted of a message ahead, and the message."""
 
     tag: str
     score: float
@@ -84,7 +84,7 @@ class _Ledger:
         self._notes, self._index = self._key(channel.unacked_key), self._key(channel.unacked_index_key)
 
     def overdue(self, offset: int) -> list[tuple[str, float]]:
-        """Tags and scores of publishers' notes that are no longer new: a batch, the oldest first."""
+        """Tags and scores of notes written ahead that are no longer new: a batch, the oldest first."""
         now = time.time() + AHEAD
         found = self._redis.zrange(
             self._index, now - AHEAD / 2, now - _AGE, byscore=True, offset=offset, num=_BATCH, withscores=True
@@ -121,8 +121,8 @@ class _Ledger:
     def _head(self, key: str) -> float:
         """How far a queue has got: what was published earlier than that is not in it.
 
-        Messages are taken in the order in which they came. So the oldest ones tell, but for those that the transport
-        itself put back, and those that others publish: they are not on record.
+        Messages are taken in the order in which they came. So the oldest ones tell, but for those that others publish,
+        which are not on record, and those that a worker gave back, whose notes are newer.
         """
         size, items = self._redis.pipeline().llen(key).lrange(key, -_OLDEST, -1).execute()
         tags = [json.loads(item)["properties"]["delivery_tag"] for item in items]
