@@ -15,7 +15,7 @@ from rooms_app.bus.handlers import handlers
 from rooms_app.exceptions import BusUnavailable, RoomsConfigurationError, explain
 
 try:
-    from celery import Celery, Task
+    from celery import Celery
     from celery.app import app_or_default
     from kombu.connection import ConnectionPool
     from kombu.pools import ProducerPool
@@ -25,7 +25,6 @@ except ImportError as error:
     raise ImportError('rooms_app.bus needs Celery: pip install "rooms_app[bus]"') from error
 
 logger = logging.getLogger(__name__)
-
 
 #: The longest countdown of a delivery, where the database can't keep it until its time: Celery holds those in a
 #: worker, any number of them, and when that takes long the broker takes the worker for dead.
@@ -41,8 +40,6 @@ _RETRY_AFTER = 1.0
 _TRIAL = 5.0
 #: Seconds after its timeout at which the process of a handler that heeds no interruption is killed.
 KILLED_AFTER = 10.0
-#: Whether a process killed at its time limit takes its delivery along; before Celery knew this, it did.
-_CAN_KILL = hasattr(Task, "acks_on_timeout")
 
 _TRANSPORT_OPTIONS: dict[str, dict[str, Any]] = {
     "redis": {"socket_connect_timeout": _CONNECT_TIMEOUT, "socket_timeout": _SOCKET_TIMEOUT, "max_retries": 0},
@@ -166,8 +163,7 @@ def _options(delivery: Delivery, countdown: float) -> dict[str, Any]:
         options["queue"] = handler.queue
     if not handler.is_async:
         options["soft_time_limit"] = handler.timeout
-    if _CAN_KILL:
-        options["time_limit"] = handler.timeout + KILLED_AFTER
+    options["time_limit"] = handler.timeout + KILLED_AFTER
     return options
 
 

@@ -64,10 +64,10 @@ def set_safe_defaults(app: Any) -> None:
     """Set what at-least-once needs, where the team has set nothing, and if there are handlers."""
     if _slowest() is None:
         return
-    if not _is_set(app, _PREFETCH):
+    if not app.conf.value_set_for(_PREFETCH):
         # What a worker has taken beyond what it works on waits for it, and is late if it dies.
         app.conf[_PREFETCH] = 1
-    if not _is_set(app, "broker_connection_retry_on_startup"):
+    if not app.conf.value_set_for("broker_connection_retry_on_startup"):
         app.conf.broker_connection_retry_on_startup = True
     options = app.conf.broker_transport_options
     if _is_redis(app) and _VISIBILITY not in options and not _other_tasks(app):
@@ -94,11 +94,6 @@ def warnings_for(app: Any) -> list[str]:
             f"Set it to {needed_visibility():g} s or more."
         ]
     return []
-
-
-def _is_set(app: Any, name: str) -> bool:
-    """Whether the team has set it. Before 5.7 Celery did not see that in Django's settings: then, if it has changed."""
-    return bool(app.conf.value_set_for(name)) or app.conf[name] != app.conf.maps[-1][name]
 
 
 def _slowest() -> Handler | None:
