@@ -176,10 +176,10 @@ class Lookout:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        # Also told by what it reads for: of a cancellation nothing may be heard.
-        while self._views and self._task is asyncio.current_task():
+        while True:
             await asyncio.sleep(self._next_at - loop.time())
-            if not self._views:
+            if not self._views or self._task is not asyncio.current_task():
+                # It was cancelled, of which it may not have heard.
                 return
             # The one that has waited longest; a new one comes first.
             view, shown = min(self._views.items(), key=lambda item: item[1].read_at)

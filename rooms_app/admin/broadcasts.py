@@ -221,7 +221,7 @@ class BroadcastAdmin(ModelAdmin):
         is_retry = broadcast.state == State.FAILED
         with transaction.atomic(using=router.db_for_write(Broadcast)):
             if not broadcasts.send_now(broadcast.pk, request.user, revision=_revision(request)):
-                messages.warning(request, self._why_not(broadcast, "Not sent again: somebody else was first."))
+                messages.warning(request, _why_not(request, broadcast, "Not sent again: somebody else was first."))
                 return
             if is_retry:
                 AuditEntry.record(request.user, "retried", broadcasts.target_of(broadcast))
@@ -239,7 +239,7 @@ class BroadcastAdmin(ModelAdmin):
         if broadcasts.schedule(broadcast.pk, request.user, revision=_revision(request)):
             messages.success(request, "Scheduled. A running manage.py rooms_scheduler sends it.")
         else:
-            text = self._why_not(broadcast, "Not scheduled: it has no time, or is no draft any more.")
+            text = _why_not(request, broadcast, "Not scheduled: it has no time, or is no draft any more.")
             messages.warning(request, text)
 
     def _cancel(self, request: HttpRequest, broadcast: Broadcast) -> None:
@@ -247,10 +247,6 @@ class BroadcastAdmin(ModelAdmin):
             messages.success(request, "Cancelled. Nobody gets it.")
         else:
             messages.warning(request, "Not cancelled: it is on its way, or has gone out.")
-
-    def _why_not(self, broadcast: Broadcast, otherwise: str) -> str:
-        broadcast.refresh_from_db()
-        return _CHANGED if broadcasts.is_sendable(broadcast) and broadcast.state != State.SCHEDULED else otherwise
 
     # Small things.
 
@@ -283,6 +279,11 @@ class BroadcastAdmin(ModelAdmin):
         whole = {**self.admin_site.each_context(request), "opts": self.opts, "title": title, **context}
         request.current_app = self.admin_site.name
         return TemplateResponse(request, f"admin/rooms_app/broadcast/{name}.html", whole)
+
+
+def _why_not(request: HttpRequest, broadcast: Broadcast, otherwise: str) -> str:
+    broadcast.refresh_from_db()
+    return otherwise if broadcast.revision == _revision(request) else _CHANGED
 
 
 def _revision(request: HttpRequest) -> int:
