@@ -115,6 +115,10 @@ class RedisServer(Process):
                 "",
                 "--appendonly",
                 "yes" if append_only else "no",
+                # A write is with the system before it is answered, so that a killed server keeps it. With the default,
+                # everysec, it waits in the server while a slow disk syncs what came before.
+                "--appendfsync",
+                "no",
                 "--maxmemory-policy",
                 "noeviction",
             ),
