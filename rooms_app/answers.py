@@ -64,7 +64,7 @@ class Answers:
             return
         answered.set_result(None)
         for batch in retained_frames(feed, connection, rooms, only_unkept=False):
-            connection.outbox.write(batch)
+            connection.backlog.write(batch)
         connection.answer_behind(envelope.system("resumed", id=self._outflow.delivered, replayed=0))
 
 

@@ -54,8 +54,8 @@ class Clocks:
 
     def _break_silence(self, connection: RoomSocket, now: float) -> None:
         writes, since = connection.silence
-        if connection.outbox.writes != writes or not since:
-            connection.silence = (connection.outbox.writes, now)
+        if connection.backlog.writes != writes or not since:
+            connection.silence = (connection.backlog.writes, now)
         elif now - since >= connection.options.ping:
             self._in_turn(lambda: self._ping(connection, now))
 
@@ -64,5 +64,5 @@ class Clocks:
         if position is not None and connection.guard is not None:
             # What a replay or a reset has told it may be ahead of the hub.
             position = Cursor(position.epoch, max(position.id, connection.guard))
-        connection.outbox.write(Batch([envelope.system("ping", id=position)]))
-        connection.silence = (connection.outbox.writes, now)
+        connection.backlog.write(Batch([envelope.system("ping", id=position)]))
+        connection.silence = (connection.backlog.writes, now)

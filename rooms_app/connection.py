@@ -12,12 +12,12 @@ from typing import Any, Protocol
 
 from rooms_app import envelope
 from rooms_app.asgi import Receive, Scope, Send
+from rooms_app.backlog import Backlog
 from rooms_app.closing import RETRY_AFTER_MS, CloseCode, Closing, reason_of
 from rooms_app.conf import rooms_settings
 from rooms_app.exceptions import ConnectionClosed
 from rooms_app.inbound import ClientOptions, Inbound
 from rooms_app.members import Member
-from rooms_app.outbox import Outbox
 from rooms_app.rooms import EVERYONE, user_room
 from rooms_app.servers import Batch, find_outlet
 
@@ -54,6 +54,7 @@ class RoomSocket:
         "_is_close_due",
         "_send",
         "answerer",
+        "backlog",
         "began_at",
         "closing",
         "expires_at",
@@ -62,7 +63,6 @@ class RoomSocket:
         "joins_user_room",
         "loop",
         "options",
-        "outbox",
         "rooms",
         "scope",
         "silence",
@@ -90,7 +90,7 @@ class RoomSocket:
         self.expires_at = self.began_at + settings.max_age * random.uniform(0.9, 1.1)
         #: The count of writes at the last look, and when it last changed; for `sys.ping`.
         self.silence = (0, 0.0)
-        self.outbox = Outbox(
+        self.backlog = Backlog(
             find_outlet(scope, send),
             max_messages=settings.max_unsent_messages,
             max_bytes=settings.max_unsent_bytes,
@@ -152,19 +152,19 @@ class RoomSocket:
             raise ConnectionClosed(*self.closing)
         await self._call_send({"type": "websocket.accept", "subprotocol": subprotocol})
         self._is_accepted = True
-        self.outbox.outlet.opened(rooms_settings().send_buffer_bytes)
+        self.backlog.outlet.opened(rooms_settings().send_buffer_bytes)
         hello = [self._hello()] if self.options.speaks_rooms else []
         if self.closing is not None:
             # It was closed before, where no close frame could be sent.
             self._say_closing(*self.closing)
-            self.outbox.outlet.close(*self.closing, rooms_settings().slow_grace)
-            await self.outbox.outlet.finish()
+            self.backlog.outlet.close(*self.closing, rooms_settings().slow_grace)
+            await self.backlog.outlet.finish()
             raise ConnectionClosed(*self.closing)
         if self.guard is not None:
-            self.outbox.release(*hello)
+            self.backlog.release(*hello)
         elif hello:
             # What follows waits for the answer to `since`.
-            self.outbox.outlet.write(Batch(hello))
+            self.backlog.outlet.write(Batch(hello))
 
     async def receive(self) -> dict[str, Any]:
         """The client's next frame, as the ASGI event `websocket.receive`. Raises `ConnectionClosed` at the end."""
@@ -212,7 +212,7 @@ class RoomSocket:
             # Not by the server's own `send`: it waits for a client that does not read, or (daphne's) drops
             # the reason, and raises for the codes 1011 to 1013, so that the client would wait for ever.
             self.close_now(code, reason)
-            await self.outbox.outlet.finish()
+            await self.backlog.outlet.finish()
             return
         self._mark_closed(code, reason)
         try:
@@ -225,10 +225,10 @@ class RoomSocket:
         if self.closing is not None:
             return
         if self._is_accepted:
-            self.outbox.flush()
+            self.backlog.flush()
             self._say_closing(code, reason)
             grace = rooms_settings().slow_grace
-            self.outbox.outlet.close(int(code), reason or reason_of(code), grace)
+            self.backlog.outlet.close(int(code), reason or reason_of(code), grace)
             # Past the reset, which a server reports as a disconnect; not every server can be told to reset.
             self.loop.call_later(grace + 1, self._inbound.abandon)
         else:
@@ -238,7 +238,7 @@ class RoomSocket:
     def begin_resume(self) -> None:
         """Hold live frames until the client's `since` is answered."""
         if self.guard is None and self._is_accepted:
-            self.outbox.hold()
+            self.backlog.hold()
 
     def begin_answer(self) -> bool:
         """Whether the client's `since` is still to be answered, and nobody is at it."""
@@ -253,18 +253,18 @@ class RoomSocket:
 
     def answer(self, frames: Iterable[Batch], *, guard: int = 0) -> None:
         """Answer `since` by these frames, go on with what was held and comes after the guard's place in history."""
-        self.outbox.put_first(frames, after=guard)
+        self.backlog.put_first(frames, after=guard)
         self._answered(guard)
 
     def answer_behind(self, text: str) -> None:
         """Answer `since` by a frame that comes after what was held."""
-        self.outbox.write(Batch([text]))
+        self.backlog.write(Batch([text]))
         self._answered(0)
 
     def _answered(self, guard: int) -> None:
         self.guard = guard
         if self._is_accepted:
-            self.outbox.release()
+            self.backlog.release()
 
     def _hello(self) -> str:
         rooms = sorted(self.rooms - {EVERYONE})
@@ -296,12 +296,12 @@ class RoomSocket:
         if self.options.opted_in and self._is_accepted:
             wait = RETRY_AFTER_MS.get(code, 0)  # type: ignore[call-overload]
             text = envelope.system("closing", code=int(code), reason=reason or reason_of(code), retry_after_ms=wait)
-            self.outbox.outlet.write(Batch([text]))
+            self.backlog.outlet.write(Batch([text]))
 
     def _mark_closed(self, code: int, reason: str) -> ConnectionClosed:
         if self.closing is None:
             self.closing = Closing(int(code), reason or reason_of(code))
-        self.outbox.shut()
+        self.backlog.shut()
         return ConnectionClosed(*self.closing)
 
 

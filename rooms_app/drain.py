@@ -167,7 +167,7 @@ def close_all(drains: Sequence[Drain]) -> list[Outlet]:
     connections = [connection for drain in drains if drain._loop is loop for connection in drain._connections]
     for connection in connections:
         _close(connection)
-    return [connection.outbox.outlet for connection in connections]
+    return [connection.backlog.outlet for connection in connections]
 
 
 def _close(connection: RoomSocket) -> None:

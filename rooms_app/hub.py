@@ -88,8 +88,8 @@ class Hub:
             raise Refused(CloseCode.CONNECTION_LIMIT)
         self.connections[connection] = None
         self.roster.add(connection)
-        self.counts[f"path_{connection.outbox.outlet.name}"] += 1
-        logger.debug("connection=%s path=%s", connection.id, connection.outbox.outlet.name)
+        self.counts[f"path_{connection.backlog.outlet.name}"] += 1
+        logger.debug("connection=%s path=%s", connection.id, connection.backlog.outlet.name)
         if connection.guard is None:
             self._outflow.guard(connection)
         connection.answerer = self.answer
@@ -170,7 +170,7 @@ class Hub:
         # While its `since` is not answered, that answer brings it.
         if self._feed is not None and connection.guard is not None:
             for batch in retained_frames(self._feed, connection, rooms, only_unkept=False):
-                connection.outbox.write(batch)
+                connection.backlog.write(batch)
 
     # What the feed tells
 
@@ -200,7 +200,7 @@ class Hub:
             self._outflow.guard(connection)
             if connection.options.opted_in:
                 self.counts["resets"] += 1
-                connection.outbox.write(Batch([envelope.system("reset", id=cursor, reason=reason)]))
+                connection.backlog.write(Batch([envelope.system("reset", id=cursor, reason=reason)]))
                 if self._attendance is not None and connection.tracked:
                     self._attendance.roll_call.ask(connection, names.intersection(connection.tracked))
             else:

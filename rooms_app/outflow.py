@@ -169,7 +169,7 @@ class Outflow:
 
     def _put(self, connection: RoomSocket, batch: Batch) -> None:
         try:
-            connection.outbox.write(batch)
+            connection.backlog.write(batch)
         except Exception:
             logger.exception("could not write connection=%s", connection.id)
             connection.close_now(CloseCode.ERROR)

@@ -112,7 +112,7 @@ class RollCall:
                 connection.loop.call_later(_AGAIN, self.ask, connection, [room])
                 continue
             try:
-                connection.outbox.write(batch)
+                connection.backlog.write(batch)
             except Exception:
                 logger.exception("could not write connection=%s", connection.id)
                 connection.close_now(CloseCode.ERROR)

@@ -161,7 +161,7 @@ class Lookout:
         shown = self._views.setdefault(view, _Shown())
         shown.pages[connection] = None
         if shown.text:
-            connection.outbox.write(Batch([shown.text]))
+            connection.backlog.write(Batch([shown.text]))
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="rooms-lookout")
         try:
@@ -197,7 +197,7 @@ class Lookout:
 
 def _write(connection: RoomSocket, batch: Batch) -> None:
     try:
-        connection.outbox.write(batch)
+        connection.backlog.write(batch)
     except Exception:
         # The other pages are to be told.
         logger.exception("could not write connection=%s", connection.id)

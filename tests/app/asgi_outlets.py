@@ -96,7 +96,7 @@ async def _write(room: str, payloads: list[dict[str, str]]) -> int:
     (hub,) = hubs()
     connections = tuple(hub.subscriptions.members(room))
     for connection in connections:
-        connection.outbox.write(batch)
+        connection.backlog.write(batch)
     return len(connections)
 
 
@@ -110,7 +110,7 @@ async def _state() -> dict[str, Any]:
         "connections": len(connections),
         "rooms": sorted(room.name for hub in hubs() for room in hub.subscriptions),
         "counts": dict(sum((hub.counts for hub in hubs()), start=type(hubs()[0].counts)()) if hubs() else {}),
-        "behind": sum(connection.outbox.is_behind for connection in connections),
+        "behind": sum(connection.backlog.is_behind for connection in connections),
         "unsent": max((_unsent(connection) for connection in connections), default=0),
         "slow": sum(connection.closing is not None for connection in connections) + closings.count(4008),
         "closings": closings,
@@ -121,7 +121,7 @@ async def _state() -> dict[str, Any]:
 
 def _unsent(connection: RoomSocket) -> int:
     """The bytes that wait for one client in this process: in our backlog, and in the server's transport."""
-    outlet = connection.outbox.outlet
+    outlet = connection.backlog.outlet
     transport = getattr(outlet, "_transport", None) or getattr(getattr(outlet, "_tcp", None), "_transport", None)
     if transport is None or _is_closed(transport):
         held = 0
@@ -129,7 +129,7 @@ def _unsent(connection: RoomSocket) -> int:
         held = transport.get_write_buffer_size()
     else:
         held = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
-    return held + connection.outbox._backlog_bytes
+    return held + connection.backlog._waiting_bytes
 
 
 def _websocket_transports() -> int:

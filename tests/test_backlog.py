@@ -1,4 +1,4 @@
-"""The outbox: nothing waits as a rule, and what waits is in order and bounded."""
+"""The backlog: nothing waits as a rule, and what waits is in order and bounded."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rooms_app import RoomSocket, use_ws_manager, websocket_endpoint
+from rooms_app.backlog import Backlog
 from rooms_app.hub import hubs
-from rooms_app.outbox import Outbox
 from rooms_app.routing import websocket_application
 from rooms_app.servers import Batch
 from tests.app.messages import Note
@@ -60,23 +60,23 @@ class Server:
 
 
 class Case:
-    """An outbox, its server, and how often it overflowed."""
+    """A backlog, its server, and how often it overflowed."""
 
     def __init__(self, *, room: int = 1_000_000, max_messages: int = 10, max_bytes: int = 1000) -> None:
         self.server = Server(room)
         self.overflows = 0
-        self.box = Outbox(self.server, max_messages=max_messages, max_bytes=max_bytes, on_overflow=self._overflow)
+        self.backlog = Backlog(self.server, max_messages=max_messages, max_bytes=max_bytes, on_overflow=self._overflow)
 
     def _overflow(self) -> None:
         self.overflows += 1
 
     def write(self, *payloads: str) -> None:
-        self.box.write(Batch(payloads))
+        self.backlog.write(Batch(payloads))
 
 
 def released(**kwargs: Any) -> Case:
-    """An outbox of an accepted connection."""
-    (case := Case(**kwargs)).box.release()
+    """The backlog of an accepted connection."""
+    (case := Case(**kwargs)).backlog.release()
     return case
 
 
@@ -86,11 +86,11 @@ def test_what_is_written_before_the_accept_comes_after_the_first_words() -> None
     case.write("1")
     case.write("2", "3")
     assert case.server.taken == []
-    assert case.box.is_behind
-    case.box.release("hello", "resumed")
+    assert case.backlog.is_behind
+    case.backlog.release("hello", "resumed")
     case.write("4")
     assert case.server.taken == ["hello", "resumed", "1", "2", "3", "4"]
-    assert not case.box.is_behind
+    assert not case.backlog.is_behind
 
 
 def test_what_a_full_server_does_not_take_waits_in_order() -> None:
@@ -127,8 +127,8 @@ def test_a_server_filled_by_others_is_waited_for() -> None:
     case.server.resume()
     assert case.server.taken == ["0"]
     case.server.room = 0
-    case.box.hold()
-    case.box.release("answer")
+    case.backlog.hold()
+    case.backlog.release("answer")
     assert case.server.is_waited_for
     case.server.resume()
     assert case.server.taken == ["0", "answer"]
@@ -139,10 +139,10 @@ def test_room_that_comes_while_it_is_held_is_used_at_the_release() -> None:
     case = released(room=1)
     case.write("0")
     case.write("1")
-    case.box.hold()
+    case.backlog.hold()
     case.server.resume()
     assert case.server.taken == ["0"]
-    case.box.release("answer")
+    case.backlog.release("answer")
     assert case.server.taken == ["0", "answer", "1"]
 
 
@@ -159,7 +159,7 @@ def test_the_bound_is_in_messages_and_in_bytes(fitting: list[str], one_more: str
     assert case.overflows == 0
     case.write(one_more)
     assert case.overflows == 1
-    case.box.flush()
+    case.backlog.flush()
     assert case.server.taken == [*fitting, one_more]
 
 
@@ -174,7 +174,7 @@ def test_the_bound_counts_what_waits_not_what_passed() -> None:
     assert (case.overflows, len(case.server.taken)) == (0, 200)
     for _ in range(10):
         case.write("x" * 100)
-    case.box.flush()
+    case.backlog.flush()
     case.write("x")
     assert case.overflows == 0
 
@@ -191,22 +191,22 @@ def test_after_the_end_nothing_is_written_or_kept() -> None:
     """Neither live frames nor a late release."""
     case = released(room=0)
     case.write("0")
-    case.box.shut()
+    case.backlog.shut()
     case.write("1")
     case.server.resume()
-    case.box.release("hello")
-    case.box.flush()
+    case.backlog.release("hello")
+    case.backlog.flush()
     assert case.server.taken == []
-    assert case.box.is_shut
+    assert case.backlog.is_shut
 
 
 def test_a_close_drops_what_is_held_for_a_resume() -> None:
     """Live frames before the missed ones: the client would resume behind them next time."""
     case = released()
     case.write("0")
-    case.box.hold()
+    case.backlog.hold()
     case.write("1")
-    case.box.flush()
+    case.backlog.flush()
     assert case.server.taken == ["0"]
 
 
@@ -218,16 +218,16 @@ def frame(number: int) -> Batch:
 def test_a_replay_comes_before_what_was_held_and_is_not_repeated_by_it() -> None:
     """What it covers is dropped of what was held; frames without a place are not."""
     case = released()
-    case.box.hold()
+    case.backlog.hold()
     for number in (3, 4):
-        case.box.write(frame(number))
+        case.backlog.write(frame(number))
     case.write("raw")
     for number in (5, 6):
-        case.box.write(frame(number))
-    case.box.put_first([Batch(["1", "2", "3"]), Batch(["4", "5"]), Batch(["resumed"])], after=5)
+        case.backlog.write(frame(number))
+    case.backlog.put_first([Batch(["1", "2", "3"]), Batch(["4", "5"]), Batch(["resumed"])], after=5)
     assert case.server.taken == []
-    case.box.release("hello")
-    case.box.write(frame(7))
+    case.backlog.release("hello")
+    case.backlog.write(frame(7))
     assert case.server.taken == ["hello", "1", "2", "3", "4", "5", "resumed", "raw", "6", "7"]
 
 
@@ -241,9 +241,9 @@ def test_a_replay_is_made_as_it_is_taken_and_does_not_count_against_the_bound() 
             made.append(number)
             yield Batch([str(number)])
 
-    case.box.hold()
-    case.box.put_first(replay())
-    case.box.release()
+    case.backlog.hold()
+    case.backlog.put_first(replay())
+    case.backlog.release()
     assert (case.server.taken, made) == (["0"], [0])
     case.server.resume(room=10)
     assert len(made) == 11
@@ -255,9 +255,9 @@ def test_a_replay_is_made_as_it_is_taken_and_does_not_count_against_the_bound() 
 def test_live_frames_during_a_replay_count_against_the_bound() -> None:
     """A client that can't follow must not take memory without end."""
     case = released(room=0)
-    case.box.hold()
-    case.box.put_first([Batch(["replay"])])
-    case.box.release()
+    case.backlog.hold()
+    case.backlog.put_first([Batch(["replay"])])
+    case.backlog.release()
     for number in range(10):
         case.write(str(number))
     assert case.overflows == 0
@@ -268,10 +268,10 @@ def test_live_frames_during_a_replay_count_against_the_bound() -> None:
 def test_what_a_replay_covers_does_not_count_any_more() -> None:
     """In messages and in bytes."""
     case = released(room=0)
-    case.box.hold()
+    case.backlog.hold()
     for number in range(1, 11):
-        case.box.write(Batch(["x" * 100], id=number))
-    case.box.put_first([], after=10)
+        case.backlog.write(Batch(["x" * 100], id=number))
+    case.backlog.put_first([], after=10)
     for _ in range(10):
         case.write("x" * 100)
     assert case.overflows == 0
@@ -282,46 +282,46 @@ def test_what_a_replay_covers_does_not_count_any_more() -> None:
 def test_a_close_in_the_middle_of_a_replay_drops_the_rest() -> None:
     """And the live frames behind it: the client would resume after them, and miss what is between."""
     case = released(room=0)
-    case.box.hold()
-    case.box.put_first([Batch(["1"]), Batch(["2"])])
-    case.box.release()
+    case.backlog.hold()
+    case.backlog.put_first([Batch(["1"]), Batch(["2"])])
+    case.backlog.release()
     case.write("live")
     case.server.resume(room=1)
     assert case.server.taken == ["1"]
-    case.box.flush()
+    case.backlog.flush()
     assert case.server.taken == ["1"]
 
 
 def test_two_answers_keep_their_order() -> None:
     """What is put first later comes after what was put first before."""
     case = Case()
-    case.box.put_first([Batch(["1"])])
-    case.box.put_first([Batch(["2"])])
-    case.box.release()
+    case.backlog.put_first([Batch(["1"])])
+    case.backlog.put_first([Batch(["2"])])
+    case.backlog.release()
     assert case.server.taken == ["1", "2"]
 
 
 def test_a_volatile_frame_goes_at_once_or_not_at_all() -> None:
     """A client that is behind goes without, and is not closed for it."""
     case = released(room=1)
-    case.box.write(Batch(["now"], is_volatile=True))
+    case.backlog.write(Batch(["now"], is_volatile=True))
     for _ in range(100):
-        case.box.write(Batch(["too late"], is_volatile=True))
+        case.backlog.write(Batch(["too late"], is_volatile=True))
     assert case.overflows == 0
     assert not case.server.is_waited_for
     case.write("kept")
-    case.box.write(Batch(["behind what waits"], is_volatile=True))
+    case.backlog.write(Batch(["behind what waits"], is_volatile=True))
     case.server.resume()
-    case.box.write(Batch(["again"], is_volatile=True))
+    case.backlog.write(Batch(["again"], is_volatile=True))
     assert case.server.taken == ["now", "kept", "again"]
 
 
 def test_a_volatile_frame_before_the_accept_is_held_as_any_other() -> None:
     """The client is not slow, it is not there yet."""
     case = Case()
-    case.box.write(Batch(["1"], is_volatile=True))
+    case.backlog.write(Batch(["1"], is_volatile=True))
     case.write("2")
-    case.box.release()
+    case.backlog.release()
     assert case.server.taken == ["1", "2"]
 
 
@@ -338,15 +338,15 @@ def test_nothing_is_lost_doubled_or_stuck(steps: list[str | int]) -> None:
             case.write(str(written))
             written += 1
         elif step == "hold":
-            case.box.hold()
+            case.backlog.hold()
         elif step == "release":
-            case.box.release()
+            case.backlog.release()
         else:
             case.server.resume(room=int(step))
-    case.box.release()
+    case.backlog.release()
     case.server.resume()
     assert case.server.taken == [str(number) for number in range(written)]
-    assert not case.box.is_behind
+    assert not case.backlog.is_behind
 
 
 @pytest.fixture(autouse=True)

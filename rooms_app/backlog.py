@@ -9,22 +9,22 @@ from itertools import chain
 from rooms_app.servers import Batch, Outlet
 
 
-class Outbox:
+class Backlog:
     """Writes to an outlet in order, and keeps what the server has no room for, up to a bound.
 
     Until the connection is accepted, and while a resume is answered, it is held: frames wait here too.
     """
 
     __slots__ = (
-        "_backlog",
-        "_backlog_bytes",
-        "_backlog_messages",
         "_first",
         "_is_flowing",
         "_is_held",
         "_max_bytes",
         "_max_messages",
         "_on_overflow",
+        "_waiting",
+        "_waiting_bytes",
+        "_waiting_messages",
         "is_shut",
         "outlet",
         "writes",
@@ -37,9 +37,9 @@ class Outbox:
         self._max_bytes = max_bytes
         #: Called once the bound is passed; the batch that passed it is still in order.
         self._on_overflow = on_overflow
-        self._backlog: deque[Batch] = deque()
-        self._backlog_messages = 0
-        self._backlog_bytes = 0
+        self._waiting: deque[Batch] = deque()
+        self._waiting_messages = 0
+        self._waiting_bytes = 0
         #: A replay, made as the connection takes it; it comes before the backlog, and does not count against the bound.
         self._first: Iterator[Batch] = iter(())
         self._is_held = True
@@ -66,11 +66,11 @@ class Outbox:
     def put_first(self, batches: Iterable[Batch], *, after: int = 0) -> None:
         """Have these sent before all that is held, of which what is not after that place in history is dropped."""
         self._first = chain(self._first, batches)
-        kept = [batch for batch in self._backlog if not 0 < batch.id <= after]
-        if len(kept) < len(self._backlog):
-            self._backlog = deque(kept)
-            self._backlog_messages = sum(map(len, kept))
-            self._backlog_bytes = sum(batch.size for batch in kept)
+        kept = [batch for batch in self._waiting if not 0 < batch.id <= after]
+        if len(kept) < len(self._waiting):
+            self._waiting = deque(kept)
+            self._waiting_messages = sum(map(len, kept))
+            self._waiting_bytes = sum(batch.size for batch in kept)
 
     def release(self, *first: str) -> None:
         """Send these texts, then what was put first, then what was held, then go on live."""
@@ -91,21 +91,21 @@ class Outbox:
         While a resume is answered it is dropped instead: its client would take it for what follows its cursor.
         """
         if not self._is_held and next(self._first, None) is None:
-            while self._backlog:
-                self.outlet.write(self._backlog.popleft())
+            while self._waiting:
+                self.outlet.write(self._waiting.popleft())
         self._drop()
 
     @property
     def is_behind(self) -> bool:
         """Whether the client has not taken what it was sent."""
-        return bool(self._backlog) or self.outlet.paused
+        return bool(self._waiting) or self.outlet.paused
 
     def _keep(self, batch: Batch) -> None:
         self._is_flowing = False
-        self._backlog.append(batch)
-        self._backlog_messages += len(batch)
-        self._backlog_bytes += batch.size
-        if self._backlog_messages > self._max_messages or self._backlog_bytes > self._max_bytes:
+        self._waiting.append(batch)
+        self._waiting_messages += len(batch)
+        self._waiting_bytes += batch.size
+        if self._waiting_messages > self._max_messages or self._waiting_bytes > self._max_bytes:
             self._on_overflow()
         elif self.outlet.paused:
             self.outlet.wait()
@@ -116,17 +116,17 @@ class Outbox:
         while not self.outlet.paused:
             batch = next(self._first, None)
             if batch is None:
-                if not self._backlog:
+                if not self._waiting:
                     self._is_flowing = True
                     return
-                batch = self._backlog.popleft()
-                self._backlog_messages -= len(batch)
-                self._backlog_bytes -= batch.size
+                batch = self._waiting.popleft()
+                self._waiting_messages -= len(batch)
+                self._waiting_bytes -= batch.size
             self.outlet.write(batch)
         self._is_flowing = False
         self.outlet.wait()
 
     def _drop(self) -> None:
         self._first = iter(())
-        self._backlog.clear()
-        self._backlog_messages = self._backlog_bytes = 0
+        self._waiting.clear()
+        self._waiting_messages = self._waiting_bytes = 0
