@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -19,24 +20,52 @@ from rooms_app.exceptions import RoomsError
 from rooms_app.models import Broadcast
 from rooms_app.rooms import EVERYONE, user_room
 
-#: How many users' rooms go into one send.
+#: How many users' rooms go into one send …
 USERS_PER_SEND = 200
+#: … and how many at most into one that is tried again, should more of them match by now.
+_USERS_PER_RETRY = 1000
 
 #: How many such parts a preview counts.
 PARTS_PER_PREVIEW = 50
 
 
-def room_parts(broadcast: Broadcast, operator: Any) -> Iterator[list[str]]:
-    """The rooms of a broadcast, in parts of which each is one send; users are searched as this operator would."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """The rooms of one send."""
+
+    rooms: list[str]
+    #: The primary key of its last user, as text; "" where a broadcast has this one part.
+    up_to: str = ""
+
+
+def parts_of(broadcast: Broadcast, operator: Any) -> Iterator[Part]:
+    """The parts of a broadcast that are still to be sent; users are searched as this operator would.
+
+    Users go by primary key, from where an earlier attempt had come to, and the part that it was sending ends where it
+    ended then: whoever begins or ceases to match meanwhile moves nobody else into another part, or out of it.
+    """
     match broadcast.audience:
         case Broadcast.Audience.EVERYONE:
-            yield [EVERYONE]
+            yield Part(rooms=[EVERYONE])
         case Broadcast.Audience.ROOMS:
-            yield list(broadcast.rooms)
+            yield Part(rooms=list(broadcast.rooms))
         case _:
-            users = users_of(broadcast, operator).only("pk").iterator(chunk_size=USERS_PER_SEND)
-            while part := [user_room(user) for user in islice(users, USERS_PER_SEND)]:
-                yield part
+            users = users_of(broadcast, operator)
+            if broadcast.sent_up_to:
+                users = users.filter(pk__gt=broadcast.sent_up_to)
+            if broadcast.sending_up_to:
+                again = users.filter(pk__lte=broadcast.sending_up_to)
+                yield from _parts(again, _USERS_PER_RETRY, last=broadcast.sending_up_to)
+                users = users.filter(pk__gt=broadcast.sending_up_to)
+            yield from _parts(users, USERS_PER_SEND)
+
+
+def _parts(users: QuerySet[Any], size: int, *, last: str = "") -> Iterator[Part]:
+    """Users in parts of a size; the last one is said to end there, if anywhere."""
+    found = users.only("pk").iterator(chunk_size=size)
+    while part := list(islice(found, size)):
+        is_last = bool(last) and len(part) < size
+        yield Part(rooms=[user_room(user) for user in part], up_to=last if is_last else str(part[-1].pk))
 
 
 def users_of(broadcast: Broadcast, operator: Any) -> QuerySet[Any]:
@@ -70,9 +99,9 @@ def _search(text: str, operator: Any) -> QuerySet[Any]:
     return model._default_manager.filter(**{f"{model.USERNAME_FIELD}__icontains": text.strip()})
 
 
-def reach_of(parts: Iterable[list[str]]) -> int | None:
-    """How many connections are in these rooms now, one in two rooms counted twice; None where Redis does not say."""
+def reach_of(parts: Iterable[Part]) -> int | None:
+    """How many connections are in their rooms now, one in two rooms counted twice; None where Redis does not say."""
     try:
-        return sum(sum(count_connections_sync(part).values()) for part in parts)
+        return sum(sum(count_connections_sync(part.rooms).values()) for part in parts)
     except RoomsError:
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import uuid
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,7 +18,7 @@ from django.db import router, transaction
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
-from rooms_app.audiences import reach_of, room_parts
+from rooms_app.audiences import Part, parts_of, reach_of
 from rooms_app.context import use_ws_manager
 from rooms_app.exceptions import RoomsError, RoomsUnavailable, explain
 from rooms_app.models import AuditEntry, Broadcast
@@ -32,10 +33,12 @@ State = Broadcast.State
 PERMISSION = "rooms_app.send_broadcast"
 
 #: What can still be changed, and what can be sent.
-EDITABLE = (State.DRAFT, State.SCHEDULED)
-SENDABLE = (State.DRAFT, State.SCHEDULED, State.FAILED)
+EDITABLE = (State.DRAFT, State.SCHEDULED, State.FAILED)
+SENDABLE = EDITABLE
 
 _CLAIM = timedelta(seconds=60)
+#: What a broadcast notes as it goes on, before the first part.
+_NOT_BEGUN: dict[str, Any] = {"sent_up_to": "", "sending_up_to": "", "reached": None}
 #: Seconds until a scheduled one that failed is tried again; spread, so that schedulers don't come all at once.
 _RETRY = (1.0, 5.0)
 
@@ -94,7 +97,8 @@ def edit(broadcast_pk: Any, revision: int, **values: Any) -> bool:
     """Change what is not on its way yet; False where it is, or where somebody else has changed it meanwhile."""
     mine = _only(broadcast_pk, revision).filter(state__in=EDITABLE)
     changes = {"state": State.DRAFT, "error": "", "claimed_until": None, "revision": F("revision") + 1}
-    return bool(mine.update(**values, **changes))
+    # It is another message now, which has gone to nobody.
+    return bool(mine.update(**values, **changes, **_NOT_BEGUN))
 
 
 def send_due() -> int:
@@ -184,8 +188,14 @@ def _deliver(broadcast_pk: Any, until: datetime, *, retries: bool) -> bool | Non
         logger.exception("a broadcast could not be sent broadcast=%s", broadcast_pk)
         claim.finish(State.FAILED, "failed", error=explain(error))
         return False
-    claim.finish(State.SENT, "sent", error="", sent_at=timezone.now(), reached=reached)
+    done = {**_NOT_BEGUN, "reached": reached}
+    claim.finish(State.SENT, "sent", error="", sent_at=timezone.now(), **done)
     return True
+
+
+def key_of(broadcast: Broadcast, part: Part) -> str:
+    """The idempotency key of a part: what was corrected after a failure, which means perhaps sent, has another one."""
+    return f"broadcast:{uuid.uuid5(broadcast.pk, f'{broadcast.revision}:{part.up_to}')}"
 
 
 def _check_sender(broadcast: Broadcast) -> None:
@@ -208,18 +218,16 @@ def _check_sender(broadcast: Broadcast) -> None:
 
 
 def _send(broadcast: Broadcast, claim: _Claim) -> int | None:
-    """Send all parts; how many connections there were to reach, None where Redis does not say."""
+    """Send all parts that are left; how many connections there were to reach, None where Redis does not say."""
     message = message_of(broadcast)
     manager = use_ws_manager()
-    reached: int | None = 0
+    reached = broadcast.reached if broadcast.sent_up_to else 0
     operator = broadcast.sent_by or broadcast.created_by
-    for number, rooms in enumerate(room_parts(broadcast, operator)):
-        claim.renew()
-        # What was corrected after a failure, which means perhaps sent, is another message.
-        key = f"broadcast:{broadcast.pk}:{broadcast.revision}:{number}"
-        manager.send_sync(rooms, message, idempotency_key=key, robust=False)
-        part = reach_of([rooms])
-        reached = None if reached is None or part is None else reached + part
+    for part in parts_of(broadcast, operator):
+        claim.begin(part, reached)
+        manager.send_sync(part.rooms, message, idempotency_key=key_of(broadcast, part), robust=False)
+        reach = reach_of([part])
+        reached = None if reached is None or reach is None else reached + reach
     return reached
 
 
@@ -233,13 +241,17 @@ class _Claim:
     def __init__(self, broadcast: Broadcast, until: datetime) -> None:
         self._broadcast = broadcast
         self._until = until
+        #: Where the part ends that is being sent.
+        self._begun = ""
 
-    def renew(self) -> None:
-        """Have a whole claim's time again, if half of it has passed. Raises `_ClaimLostError`."""
-        now = timezone.now()
-        if self._until - now < _CLAIM / 2:
-            self._compare_and_set(claimed_until=now + _CLAIM)
-            self._until = now + _CLAIM
+    def begin(self, part: Part, reached: int | None) -> None:
+        """Note that all before a part has been sent; the claim has its whole time again. Raises `_ClaimLostError`."""
+        if not part.up_to:
+            return
+        until = timezone.now() + _CLAIM
+        done = self._begun or self._broadcast.sent_up_to
+        self._compare_and_set(claimed_until=until, sent_up_to=done, sending_up_to=part.up_to, reached=reached)
+        self._until, self._begun = until, part.up_to
 
     def finish(self, state: State, action: str, *, claimed_until: datetime | None = None, **values: Any) -> None:
         """Note the outcome, unless someone else has taken over; an action leaves an audit entry."""

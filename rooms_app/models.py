@@ -59,6 +59,10 @@ class Broadcast(models.Model):
     #: Who pressed the button, also where it was "Schedule".
     sent_by = models.ForeignKey(_USER, null=True, on_delete=models.SET_NULL, related_name="+")
     sent_at = models.DateTimeField(null=True)
+    #: The primary keys, as text, of the last user it went to, and of the last one of the part that is being sent: where
+    #: an attempt that failed is gone on with.
+    sent_up_to = models.CharField(max_length=255, blank=True, editable=False)
+    sending_up_to = models.CharField(max_length=255, blank=True, editable=False)
     #: How many connections there were to reach at that moment; null when unknown.
     reached = models.PositiveBigIntegerField(null=True)
     error = models.TextField(blank=True)

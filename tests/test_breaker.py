@@ -11,6 +11,7 @@ import pytest_django
 
 from rooms_app import RoomsUnavailable
 from rooms_app.breaker import Breaker
+from rooms_app.layers import channel_layer
 
 
 class Clock:
@@ -172,4 +173,12 @@ def test_the_settings_are_read_at_use(
     clock.now += 29
     assert not is_tried(breaker)
     clock.now += 1
+    assert is_tried(breaker)
+
+
+def test_another_layer_has_not_failed(breaker: Breaker, settings: pytest_django.fixtures.SettingsWrapper) -> None:
+    """A test that puts one in force is not refused for what was tested before it."""
+    fail(breaker)
+    assert not is_tried(breaker)
+    settings.CHANNEL_LAYERS = {"default": channel_layer("memory", "", prefix="other")}
     assert is_tried(breaker)

@@ -56,10 +56,15 @@ class Recorder(ChannelLayerManager):
         super().__init__()
         self.sent: list[tuple[list[str], str | None]] = []
         self.error: Exception | None = None
+        #: After so many sends Redis does not confirm any more.
+        self.fails_after: int | None = None
+        #: The keys of what was not confirmed.
+        self.refused: list[str | None] = []
 
     def send_sync(self, rooms: Any, message: Any, *, idempotency_key: str | None = None, **options: Any) -> SendOutcome:
-        if self.error is not None:
-            raise self.error
+        if self.error is not None or self.fails_after == len(self.sent):
+            self.refused.append(idempotency_key)
+            raise self.error or RoomsUnavailable()
         self.sent.append((list(rooms), idempotency_key))
         return SendOutcome.SENT
 
@@ -108,7 +113,7 @@ class TestStates:
         assert (recorder.sent, broadcast.state) == ([], State.DRAFT)
         with transaction.atomic():
             assert broadcasts.send_now(broadcast.pk, None)
-        assert recorder.sent == [(["*"], f"broadcast:{broadcast.pk}:1:0")]
+        assert [rooms for rooms, _ in recorder.sent] == [["*"]]
 
     def test_a_cancelled_one_is_never_sent(self, recorder: Recorder) -> None:
         broadcast = due()
@@ -126,9 +131,9 @@ class TestStates:
         alive = note(state=State.SENDING, claimed_until=timezone.now() + timedelta(seconds=30))
         dead = note(state=State.SENDING, claimed_until=timezone.now() - timedelta(seconds=1))
         assert broadcasts.send_due() == 1
-        assert [key for _, key in recorder.sent] == [f"broadcast:{dead.pk}:1:0"]
         alive.refresh_from_db()
-        assert alive.state == State.SENDING
+        dead.refresh_from_db()
+        assert (len(recorder.sent), alive.state, dead.state) == (1, State.SENDING, State.SENT)
 
     def test_a_claim_that_was_taken_over_is_left_to_who_has_it(self, recorder: Recorder) -> None:
         """The slow process notes no outcome."""
@@ -144,20 +149,25 @@ class TestStates:
         broadcast = note()
         assert broadcasts.send_now(broadcast.pk, None)
         recorder.error = None
-        Broadcast.objects.update(state=State.DRAFT)
         assert broadcasts.edit(broadcast.pk, 1, payload={"number": 2})
         assert not broadcasts.edit(broadcast.pk, 1, payload={"number": 3})
         assert not broadcasts.send_now(broadcast.pk, None, revision=1)
         assert broadcasts.send_now(broadcast.pk, None, revision=2)
-        assert [key for _, key in recorder.sent] == [f"broadcast:{broadcast.pk}:2:0"]
+        (corrected,) = [key for _, key in recorder.sent]
+        assert corrected not in recorder.refused
 
     def test_one_whose_process_died_can_be_sent_again_by_hand(self, recorder: Recorder) -> None:
         """With the same key, and not while that process may still live."""
-        broadcast = note(state=State.SENDING, claimed_until=timezone.now() + timedelta(seconds=30))
+        broadcast = note()
+        recorder.error = RoomsUnavailable()
+        assert broadcasts.send_now(broadcast.pk, None)
+        recorder.error = None
+        soon = timezone.now() + timedelta(seconds=30)
+        Broadcast.objects.update(state=State.SENDING, claimed_until=soon)
         assert not broadcasts.send_now(broadcast.pk, None)
         Broadcast.objects.update(claimed_until=timezone.now())
         assert broadcasts.send_now(broadcast.pk, None)
-        assert [key for _, key in recorder.sent] == [f"broadcast:{broadcast.pk}:1:0"]
+        assert [key for _, key in recorder.sent] == recorder.refused
 
 
 @uses_database
@@ -180,7 +190,45 @@ class TestAudience:
         assert broadcasts.send_now(broadcast.pk, None)
         assert [len(rooms) for rooms, _ in recorder.sent] == [200, 200, 50]
         assert len({room for rooms, _ in recorder.sent for room in rooms}) == 450
-        assert [key for _, key in recorder.sent] == [f"broadcast:{broadcast.pk}:1:{part}" for part in range(3)]
+        assert len({key for _, key in recorder.sent}) == 3
+        broadcast.refresh_from_db()
+        assert broadcast.state == State.SENT
+
+    def test_a_retry_goes_on_where_it_failed_whoever_matches_by_then(self, recorder: Recorder) -> None:
+        """One who ceases to match, or begins to, moves nobody else into a part that was sent, or out of it."""
+        User.objects.bulk_create(User(username=f"many{number:03}", is_active=number != 7) for number in range(450))
+        broadcast = note(audience="users", user_query="many")
+        recorder.fails_after = 1
+        assert broadcasts.send_now(broadcast.pk, None)
+        broadcast.refresh_from_db()
+        assert broadcast.state == State.FAILED
+        ((first, _),) = recorder.sent
+        (perhaps_sent,) = recorder.refused
+        # Two of the part that was sent and of the one that perhaps was, the other way round from before.
+        User.objects.filter(username__in=["many007"]).update(is_active=True)
+        User.objects.filter(username__in=["many008", "many009", "many300"]).update(is_active=False)
+        recorder.fails_after = None
+        assert broadcasts.send_now(broadcast.pk, None)
+        again = recorder.sent[1]
+        assert again[1] == perhaps_sent
+        got = [room for rooms, _ in recorder.sent for room in rooms]
+        assert len(got) == len(set(got)) == 448
+        assert set(first).isdisjoint(again[0])
+        missing = {f"user-{user.pk}" for user in User.objects.all()} - set(got)
+        assert missing == {f"user-{user.pk}" for user in User.objects.filter(username__in=["many007", "many300"])}
+        broadcast.refresh_from_db()
+        assert (broadcast.state, broadcast.sent_up_to) == (State.SENT, "")
+
+    def test_what_is_edited_after_a_failure_goes_to_all(self, recorder: Recorder) -> None:
+        """Those who have got it, too: it says something else now."""
+        User.objects.bulk_create(User(username=f"many{number}") for number in range(450))
+        broadcast = note(audience="users", user_query="many")
+        recorder.fails_after = 2
+        assert broadcasts.send_now(broadcast.pk, None)
+        recorder.fails_after = None
+        assert broadcasts.edit(broadcast.pk, 1, payload={"number": 2})
+        assert broadcasts.send_now(broadcast.pk, None)
+        assert len({room for rooms, _ in recorder.sent[2:] for room in rooms}) == 450
 
 
 @uses_database

@@ -35,14 +35,14 @@ def preview_of(broadcast: Broadcast, operator: Any) -> Preview:
         message = broadcasts.message_of(broadcast)
         text = check_message(message)
         # One more than is counted, to see whether there are more.
-        parts = list(islice(audiences.room_parts(broadcast, operator), audiences.PARTS_PER_PREVIEW + 1))
+        parts = list(islice(audiences.parts_of(broadcast, operator), audiences.PARTS_PER_PREVIEW + 1))
     except RoomsError as error:
         return Preview(error=str(error))
     except Exception as error:
         # Of a team's own code, such as its user admin's search. The page has to come: what is wrong can be cancelled.
         logger.exception("a broadcast has no preview broadcast=%s", broadcast.pk)
         return Preview(error=explain(error))
-    rooms = [room for part in parts for room in part]
+    rooms = [room for part in parts for room in part.rooms]
     if not rooms:
         return Preview(error="Nobody: no active user is chosen, or found by the query.")
     exact = envelope.addressed(text, rooms[0])
@@ -51,13 +51,13 @@ def preview_of(broadcast: Broadcast, operator: Any) -> Preview:
     return Preview(exact=exact, pretty=pretty, reach=reach)
 
 
-def _reach(parts: Sequence[list[str]]) -> str:
+def _reach(parts: Sequence[audiences.Part]) -> str:
     """How many connections there are to reach now, in words."""
     counted = parts[: audiences.PARTS_PER_PREVIEW]
     reach = audiences.reach_of(counted)
     if reach is None:
         return "unknown: Redis does not answer"
-    rooms = sum(map(len, counted))
+    rooms = sum(len(part.rooms) for part in counted)
     if len(counted) < len(parts):
         return f"more than {reach:,}: only the first {rooms:,} users are counted"
     return f"{'at most' if rooms > 1 else 'about'} {reach:,}"

@@ -1,4 +1,4 @@
-"""Broadcasts count their revisions."""
+"""Broadcasts count their revisions, and note how far they have been sent."""
 
 from django.db import migrations, models
 
@@ -11,5 +11,17 @@ class Migration(migrations.Migration):
             model_name="broadcast",
             name="revision",
             field=models.PositiveIntegerField(default=1, editable=False),
+        ),
+        migrations.AddField(
+            model_name="broadcast",
+            name="sent_up_to",
+            field=models.CharField(blank=True, default="", editable=False, max_length=255),
+            preserve_default=False,
+        ),
+        migrations.AddField(
+            model_name="broadcast",
+            name="sending_up_to",
+            field=models.CharField(blank=True, default="", editable=False, max_length=255),
+            preserve_default=False,
         ),
     ]
