@@ -67,13 +67,14 @@ class RoomConsumer(AsyncConsumer):
 
     async def _run(self) -> None:
         rooms = check_rooms(await self.get_rooms())
-        for room in rooms:
-            if not await self.can_join(room):
-                raise Refused(lifecycle.forbidden(self.websocket))
+        asked_at = self.websocket.loop.time()
+        await self._ask(rooms)
         manager = use_ws_manager()
         # Join before accepting: a message sent between the two would be lost.
         await manager.add_websocket(self.websocket)
         await manager.join(rooms, self.websocket)
+        if lifecycle.was_deaf_at(asked_at, self.websocket):
+            await self._ask(rooms)
         if self.tracks_presence:
             track_as(await self.presence_member(), rooms, self.websocket)
         if self.own_channel:
@@ -83,6 +84,11 @@ class RoomConsumer(AsyncConsumer):
         finally:
             if self.own_channel:
                 await self._close_own_channel()
+
+    async def _ask(self, rooms: Sequence[str]) -> None:
+        for room in rooms:
+            if not await self.can_join(room):
+                raise Refused(lifecycle.forbidden(self.websocket))
 
     async def _live(self) -> None:
         await self.websocket.accept()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -62,10 +61,11 @@ class Control:
         if order.session is not None:
             self._close(self._hub.roster.end_session(order.session), CloseCode.EXPIRED)
         elif order.user is None and order.room is not None:
-            members = _there_before(self._hub.subscriptions.members(order.room), age)
-            self._close(members, CloseCode.KICKED, "room closed")
+            given_at = _given_at(age)
+            members = self._hub.subscriptions.members(order.room)
+            self._close([each for each in members if each.began_at < given_at], CloseCode.KICKED, "room closed")
         elif order.user is not None:
-            self._heed_of_user(order, _there_before(self._hub.roster.of_user(order.user), age))
+            self._heed_of_user(order, order.user, age)
 
     async def watch_sign_ins(self) -> None:
         """Close those who are signed in no more, where no signal told; for ever."""
@@ -77,12 +77,17 @@ class Control:
         """End it, when the hub's last connection has left."""
         await end(*self._tasks)
 
-    def _heed_of_user(self, order: Order, connections: Sequence[RoomSocket]) -> None:
+    def _heed_of_user(self, order: Order, user: str, age: float) -> None:
+        connections = self._hub.roster.of_user(user)
         if order.reply_to is not None:
             self._begin(self._report(order.reply_to, connections))
-        elif not connections:
             return
-        elif order.recheck:
+        if not order.recheck:
+            # Also where she has no connection: one may be on its way in.
+            connections = self._hub.roster.tell_to_go(user, order.room, given_at=_given_at(age))
+        if not connections:
+            return
+        if order.recheck:
             self._begin(self._recheck(connections))
         elif order.room is None:
             self._close(connections, CloseCode.KICKED)
@@ -146,7 +151,6 @@ class Control:
         task.add_done_callback(self._tasks.discard)
 
 
-def _there_before(connections: Collection[RoomSocket], age: float) -> list[RoomSocket]:
-    """Those that were there so long ago: who came later was asked `can_join` later."""
-    given_at = asyncio.get_running_loop().time() - age if age > _LATE else math.inf
-    return [connection for connection in connections if connection.began_at < given_at]
+def _given_at(age: float) -> float:
+    """When an order of this age was given, on the loop's clock: who began later was asked `can_join` later."""
+    return asyncio.get_running_loop().time() - (age if age > _LATE else 0.0)

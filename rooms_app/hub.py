@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -61,6 +62,8 @@ class Hub:
         #: None until a connection is tracked.
         self._attendance: Attendance | None = None
         self._sign_ins: asyncio.Task[None] | None = None
+        #: From when on it hears what all hubs are told, on the loop's clock.
+        self.listens_since = math.inf
         self._changing = asyncio.Lock()
 
     @property
@@ -77,8 +80,7 @@ class Hub:
         if is_draining():
             # It was on its way in when the drain began.
             raise Refused(CloseCode.BUSY)
-        if not self.roster.admits(connection):
-            raise Refused(CloseCode.EXPIRED)
+        self.roster.check(connection)
         settings = rooms_settings()
         if settings.max_connections and len(self.connections) >= settings.max_connections:
             raise Refused(CloseCode.BUSY)
@@ -98,6 +100,7 @@ class Hub:
                 await self._start()
             self.subscriptions.enter(connection, EVERYONE)
             await self.subscriptions.listen([EVERYONE])
+            self.listens_since = min(self.listens_since, self.loop.time())
         except BaseException:
             await self.remove(connection)
             raise
@@ -109,6 +112,7 @@ class Hub:
         before = set(connection.rooms)
         if len(before.union(rooms) - {EVERYONE}) > rooms_settings().max_rooms:
             raise Refused(CloseCode.ROOM_LIMIT)
+        self.roster.check(connection, rooms)
         for room in rooms:
             self.subscriptions.enter(connection, room)
         try:
@@ -245,7 +249,7 @@ class Hub:
     async def _stop(self) -> None:
         async with self._changing:
             if self._feed is not None and self.is_idle:
-                feed, self._feed = self._feed, None
+                feed, self._feed, self.listens_since = self._feed, None, math.inf
                 await self.subscriptions.settled()
                 await end(*(task for task in (self._clocks, self._sign_ins) if task is not None))
                 attendance, self._attendance = self._attendance, None

@@ -12,6 +12,7 @@ from rooms_app.connection import RoomSocket
 from rooms_app.context import use_ws_manager
 from rooms_app.drain import is_draining
 from rooms_app.exceptions import ConnectionClosed, ForbiddenRoom, InvalidRoom, RoomsUnavailable
+from rooms_app.hub import hub_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,12 @@ async def refuse(websocket: RoomSocket, code: CloseCode, reason: str = "") -> No
 def forbidden(websocket: RoomSocket) -> CloseCode:
     """The code for someone who may not join: the anonymous may sign in and come back."""
     return CloseCode.FORBIDDEN_ROOM if websocket.user_room is not None else CloseCode.NOT_AUTHENTICATED
+
+
+def was_deaf_at(moment: float, websocket: RoomSocket) -> bool:
+    """Whether its process did not hear, at that moment of the loop's clock, who was told to go: it has just begun to."""
+    hub = hub_of(websocket)
+    return websocket.user_room is not None and hub is not None and moment < hub.listens_since
 
 
 def _tell_busy(error: RoomsUnavailable) -> None:

@@ -1,11 +1,13 @@
-"""Whose connections a hub has: by user, and by the session that they are signed in with."""
+"""Whose connections a hub has, by user and by session; and who was told to go while hers may have been on the way in."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
+from rooms_app.closing import CloseCode, Refused
 from rooms_app.connection import RoomSocket
+from rooms_app.rooms import is_reserved
 from rooms_app.sign_ins import SignIn, session_digest
 
 #: How long a session that has ended is refused, in seconds: Django tells before it has deleted it, and whoever comes
@@ -24,14 +26,24 @@ class Roster:
         #: By the digest of the session's key.
         self._by_session: dict[str, dict[RoomSocket, None]] = {}
         self._sign_ins: dict[RoomSocket, SignIn] = {}
+        #: When a user was kicked, or taken out of a room, on the loop's clock; the oldest first.
+        self._told_to_go: dict[tuple[str, str | None], float] = {}
 
-    def admits(self, connection: RoomSocket) -> bool:
-        """Whether its session is none of those that have ended a moment ago."""
-        if not _ended:
-            return True
-        sign_in = SignIn.of(connection.scope)
-        key = sign_in.session_key if sign_in is not None else None
-        return key is None or _ended.get(session_digest(key), 0.0) < time.monotonic()
+    def check(self, connection: RoomSocket, rooms: Iterable[str] = ()) -> None:
+        """Raises `Refused` where it was on its way in as its session ended, or as its user was told to go.
+
+        What it was asked for may not be true any more: of a room, that is looked at again when it comes again.
+        """
+        if _ended:
+            sign_in = SignIn.of(connection.scope)
+            key = sign_in.session_key if sign_in is not None else None
+            if key is not None and _ended.get(session_digest(key), 0.0) > time.monotonic():
+                raise Refused(CloseCode.EXPIRED)
+        if self._was_told_to_go(connection):
+            raise Refused(CloseCode.KICKED)
+        is_on_its_way = all(map(is_reserved, connection.rooms))
+        if is_on_its_way and any(self._was_told_to_go(connection, room) for room in rooms):
+            raise Refused(CloseCode.RECONNECT)
 
     def add(self, connection: RoomSocket) -> None:
         """Note who it is, if it is somebody."""
@@ -64,6 +76,22 @@ class Roster:
             _ended.pop(other, None)
         _ended[digest] = now + _REFUSED
         return list(self._by_session.get(digest, ()))
+
+    def tell_to_go(self, user: str, room: str | None, *, given_at: float) -> list[RoomSocket]:
+        """Note that the user with this own room is to leave a room, or altogether; her connections from before that."""
+        key = (user, room)
+        self._told_to_go.pop(key, None)
+        self._told_to_go[key] = given_at
+        while (oldest := next(iter(self._told_to_go))) != key and self._told_to_go[oldest] < given_at - _REFUSED:
+            del self._told_to_go[oldest]
+        return [connection for connection in self.of_user(user) if connection.began_at < given_at]
+
+    def _was_told_to_go(self, connection: RoomSocket, room: str | None = None) -> bool:
+        """Whether its user was, after it began."""
+        if not self._told_to_go or connection.user_room is None:
+            return False
+        given_at = self._told_to_go.get((connection.user_room, room))
+        return given_at is not None and connection.began_at < given_at
 
     def sign_ins(self, connections: Collection[RoomSocket] | None = None) -> dict[SignIn, list[RoomSocket]]:
         """How these connections, or all, are signed in."""
