@@ -10,7 +10,9 @@ import json
 import logging
 import random
 import uuid
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import Enum, auto
 from typing import Any
 
 from django.db import Error as DatabaseError
@@ -101,20 +103,43 @@ def edit(broadcast_pk: Any, revision: int, **values: Any) -> bool:
     return bool(mine.update(**values, **changes, **_NOT_BEGUN))
 
 
-def send_due() -> int:
-    """Send what is due, one at a time, each claimed first; how many went out.
+class _Outcome(Enum):
+    """What became of a broadcast that was claimed."""
+
+    SENT = auto()
+    FAILED = auto()
+    #: Redis is away.
+    UNAVAILABLE = auto()
+    #: Somebody else has it.
+    LOST = auto()
+
+
+@dataclass(slots=True, kw_only=True)
+class Due:
+    """What became of the broadcasts that were due."""
+
+    sent: int = 0
+    failed: int = 0
+    #: Redis was away: what is left stays scheduled.
+    is_cut_short: bool = False
+
+
+def send_due() -> Due:
+    """Send what is due, one at a time, each claimed first.
 
     Also what a process that died was sending. Where Redis is away it ends: what was scheduled stays so, and is
     tried again a little later.
     """
-    sent = 0
+    due = Due()
     while claim := _claim_due():
         broadcast_pk, until = claim
         outcome = _deliver(broadcast_pk, until, retries=True)
-        if outcome is None:
+        due.sent += outcome is _Outcome.SENT
+        due.failed += outcome is _Outcome.FAILED
+        if outcome is _Outcome.UNAVAILABLE:
+            due.is_cut_short = True
             break
-        sent += outcome
-    return sent
+    return due
 
 
 def _stored() -> QuerySet[Broadcast]:
@@ -159,11 +184,11 @@ def _deliver_after_commit(broadcast_pk: Any, until: datetime) -> None:
         logger.exception("the outcome of a broadcast could not be stored broadcast=%s", broadcast_pk)
 
 
-def _deliver(broadcast_pk: Any, until: datetime, *, retries: bool) -> bool | None:
-    """Send a claimed broadcast, and note what became of it: whether it went out, None where Redis is away."""
+def _deliver(broadcast_pk: Any, until: datetime, *, retries: bool) -> _Outcome:
+    """Send a claimed broadcast, and note what became of it."""
     broadcast = _stored().select_related("sent_by", "created_by").filter(pk=broadcast_pk).first()
     if broadcast is None:
-        return False
+        return _Outcome.LOST
     claim = _Claim(broadcast, until)
     try:
         if retries:
@@ -175,22 +200,22 @@ def _deliver(broadcast_pk: Any, until: datetime, *, retries: bool) -> bool | Non
             claim.finish(State.SCHEDULED, "", error=str(error), claimed_until=later)
         else:
             claim.finish(State.FAILED, "failed", error=str(error))
-        return None
+        return _Outcome.UNAVAILABLE
     except RoomsError as error:
         claim.finish(State.FAILED, "failed", error=str(error))
-        return False
+        return _Outcome.FAILED
     except _ClaimLostError:
-        return False
+        return _Outcome.LOST
     except DatabaseError:
         raise
     except Exception as error:
         # A team's own code, such as its user admin's search. Left to run out, the claim would be taken up for ever.
         logger.exception("a broadcast could not be sent broadcast=%s", broadcast_pk)
         claim.finish(State.FAILED, "failed", error=explain(error))
-        return False
+        return _Outcome.FAILED
     done = {**_NOT_BEGUN, "reached": reached}
     claim.finish(State.SENT, "sent", error="", sent_at=timezone.now(), **done)
-    return True
+    return _Outcome.SENT
 
 
 def key_of(broadcast: Broadcast, part: Part) -> str:

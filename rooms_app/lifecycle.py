@@ -69,7 +69,7 @@ def forbidden(websocket: RoomSocket) -> CloseCode:
 
 
 def was_deaf_at(moment: float, websocket: RoomSocket) -> bool:
-    """Whether its process did not hear, at that moment of the loop's clock, who was told to go: it has just begun to."""
+    """Whether its process could not hear at that moment, on the loop's clock, who was told to go: it has just begun."""
     hub = hub_of(websocket)
     return websocket.user_room is not None and hub is not None and moment < hub.listens_since
 

@@ -59,4 +59,4 @@ def member_of(user: Any) -> Member | None:
     """A signed-in user as a member; None for the anonymous."""
     if user is None or not user.is_authenticated:
         return None
-    return Member(id=str(user.pk), name=user.get_username()[:_MAX_LENGTH])
+    return Member(id=str(user.pk), name=str(user.get_username())[:_MAX_LENGTH])

@@ -9,6 +9,7 @@ from django.db import models
 from django.utils import timezone
 
 from rooms_app.conf import user_model_name
+from rooms_app.payloads import storable
 from rooms_app.registry import MAX_ID_LENGTH
 
 #: By name: the project's own may be loaded later.
@@ -100,8 +101,10 @@ class AuditEntry(models.Model):
     @classmethod
     def record(cls, actor: Any, action: str, target: str, **details: Any) -> AuditEntry:
         """Enter what an operator did; `actor` is a user, or None for what the scheduler did by itself."""
-        name = "" if actor is None else actor.get_username()[:255]
-        return cls.objects.create(actor=actor, actor_name=name, action=action, target=target[:255], details=details)
+        name = "" if actor is None else str(actor.get_username())[:255]
+        # A room's name may hold what PostgreSQL does not store.
+        named = storable(target)[:255]
+        return cls.objects.create(actor=actor, actor_name=name, action=action, target=named, details=details)
 
 
 class LiveRoom(models.Model):
@@ -122,7 +125,7 @@ class LiveRoom(models.Model):
 class OutboxEntry(models.Model):
     """Something that is to leave after the transaction that stored it, at once or at its time.
 
-    Its state only changes by compare-and-set: see `rooms_app.relay`.
+    Its state only changes by compare-and-set: see `rooms_app.carrying`.
     """
 
     class State(models.TextChoices):

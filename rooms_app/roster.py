@@ -1,4 +1,4 @@
-"""Whose connections a hub has, by user and by session; and who was told to go while hers may have been on the way in."""
+"""Whose connections a hub has, by user and by session; and who was told to go as hers may have been on the way in."""
 
 from __future__ import annotations
 

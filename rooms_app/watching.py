@@ -1,6 +1,6 @@
-"""The socket of the admin's live rooms page: what the page shows is told again when it has changed.
+"""The socket of the admin's live rooms pages: what a page shows is told again when it has changed.
 
-However many pages are open, a process reads the counts once a second at most, and not at all for none.
+However many pages are open, a process reads for them once a second at most, and not at all for none.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -24,58 +24,18 @@ from rooms_app.closing import CloseCode, Refused
 from rooms_app.conf import rooms_settings
 from rooms_app.connection import RoomSocket
 from rooms_app.context import use_ws_manager
-from rooms_app.counts import Listing, list_rooms
-from rooms_app.exceptions import RoomsUnavailable
-from rooms_app.registry import WebSocketMessageBase
-from rooms_app.rooms import MAX_LENGTH
+from rooms_app.exceptions import RoomsError
+from rooms_app.live_views import View, views_of
 from rooms_app.servers import Batch
 
 logger = logging.getLogger(__name__)
 
 #: Where `websocket_application` has the socket, after the project's own routes.
 PATH = "rooms-admin/live"
-#: How many rooms are on one page.
-PER_PAGE = 50
-
 #: One read in so many seconds …
 _PAUSE = 1.0
 #: … and a pause of so many times what it took: a pattern has Redis look through all rooms' names.
 _RESPITE = 20
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """One page of the list of rooms: of all, or of those whose name fits a pattern."""
-
-    match: str
-    page: int
-
-    @classmethod
-    def of(cls, query: QueryDict) -> View:
-        """The view that a URL asks for; what it can't mean is left out."""
-        page = str(query.get("page", ""))
-        is_number = page.isascii() and page.isdigit() and len(page) < 9
-        return cls(str(query.get("match", "")).strip()[:MAX_LENGTH], max(int(page), 1) if is_number else 1)
-
-    @property
-    def window(self) -> dict[str, Any]:
-        """What `list_rooms` is asked for."""
-        return {"match": self.match or None, "limit": PER_PAGE, "offset": (self.page - 1) * PER_PAGE}
-
-    def has_more(self, listing: Listing) -> bool:
-        """Whether there are rooms after this page."""
-        return listing.total_rooms > self.page * PER_PAGE
-
-
-class LiveRooms(WebSocketMessageBase, abstract=True):
-    """What the page shows now."""
-
-    # Abstract: no client of a team's gets it, so it is among no message types and in no schema.
-    MESSAGE_ID = "rooms.live"
-    HISTORY = False
-    #: None while the counts can't be read.
-    listing: Listing | None
-    has_more: bool
 
 
 def may_watch(user: Any) -> bool:
@@ -106,7 +66,9 @@ async def _serve(websocket: RoomSocket) -> None:
     await websocket.accept()
     recheck = asyncio.get_running_loop().create_task(_recheck(websocket), name="rooms-watching")
     try:
-        with _lookout().shown_to(websocket, View.of(QueryDict(websocket.scope.get("query_string", b"")))):
+        with ExitStack() as shown:
+            for view in views_of(QueryDict(websocket.scope.get("query_string", b""))):
+                shown.enter_context(_lookout().shown_to(websocket, view))
             await websocket.wait_closed()
     finally:
         await end(recheck)
@@ -206,10 +168,13 @@ def _write(connection: RoomSocket, batch: Batch) -> None:
 
 async def _read(view: View) -> str:
     try:
-        listing = await list_rooms(**view.window)
-    except RoomsUnavailable:
-        return envelope.encode(LiveRooms(listing=None, has_more=False))
-    return envelope.encode(LiveRooms(listing=listing, has_more=view.has_more(listing)))
+        return envelope.encode(await view.read())
+    except RoomsError:
+        return envelope.encode(view.unread)
+    except Exception as error:
+        # A database that is away, when a user is looked for.
+        logger.debug("could not read for a page view=%s error=%r", view, error)
+        return envelope.encode(view.unread)
 
 
 _lookouts: WeakKeyDictionary[asyncio.AbstractEventLoop, Lookout] = WeakKeyDictionary()

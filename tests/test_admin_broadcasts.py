@@ -130,6 +130,10 @@ class TestWhoMay:
         siren = Broadcast.objects.create(message_type="tests.siren", payload={})
         assert operator.post(page(siren, "send")).status_code == 403
         chief = signed_in("chief", "send_broadcast")
+        assert 'value="Cancel it"' not in text(operator.get(page(siren))) and "Edit</a>" not in text(
+            operator.get(page(siren))
+        )
+        assert 'value="Cancel it"' in text(chief.get(page(siren)))
         assert "Wakes everyone up." in text(chief.get(ADD))
         assert "Only for those" not in text(chief.get(ADD))
 
@@ -163,6 +167,9 @@ class TestForm:
             ({"rooms": "*"}, "rooms"),
             ({"audience": "users"}, "users"),
             ({"send_at": "2020-01-01T00:00"}, "send_at"),
+            ({"send_at": "9999-12-31T23:59"}, "send_at"),
+            ({"audience": "users", "users": "abc"}, "users"),
+            ({"audience": "users", "users": "9" * 40}, "users"),
         ],
     )
     def test_what_is_wrong_is_said_beside_its_field(self, operator: Client, values: dict[str, str], field: str) -> None:
@@ -187,6 +194,12 @@ class TestForm:
         assert (broadcast.audience, broadcast.rooms) == ("everyone", [])
         actions = AuditEntry.objects.order_by("id").values_list("action", flat=True)
         assert list(actions) == ["created", "scheduled", "edited"]
+
+    def test_users_that_are_not_named_are_counted(self, operator: Client) -> None:
+        """What she looks at is what she sends."""
+        broadcast = Broadcast.objects.create(message_type="tests.note", payload={}, audience="users")
+        broadcast.users.set([User.objects.create(username=f"many{number}") for number in range(23)])
+        assert "many19 and 3 more" in text(operator.get(page(broadcast)))
 
     def test_what_is_on_its_way_is_not_edited(self, operator: Client) -> None:
         """Nor was it sent twice when the page was old."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -18,13 +18,17 @@ from django.urls import path
 from rooms_app.layers import channel_layer
 from rooms_app.routing import websocket_application
 from rooms_app.watching import PATH
-from tests.clients import APPLICATION, HEADERS, Client, OpenRoom, clients
+from tests.clients import APPLICATION, HEADERS, Client, OpenRoom, clients, signed_in
 from tests.conftest import use_layer
 from tests.live import RedisServer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 URL = f"/{PATH}"
+
+
+class Tracked(OpenRoom):
+    tracks_presence = True
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +109,45 @@ async def test_a_page_is_told_of_the_rooms_that_it_shows() -> None:
         assert (found["total_rooms"], found["has_more"]) == (51, False)
         async with pages(await operator("other"), second) as (late,):
             await told(late, **{"chat-49": 1})
+
+
+async def message(page: Client, message_id: str, is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Wait until the page is told so by a message of this type."""
+    async with asyncio.timeout(30):
+        while True:
+            frame = await page.receive_json_from(timeout=20)
+            if frame["MESSAGE_ID"] == message_id and is_wanted(frame["message"]):
+                return dict(frame["message"])
+
+
+async def test_a_users_page_is_told_where_she_is() -> None:
+    """As she comes and goes, beside the list of rooms."""
+    ann = await User.objects.acreate(username="ann")
+    async with pages(await operator(), f"{URL}?user=ann") as (page,):
+        await message(page, "rooms.live", lambda shown: shown["listing"]["rooms"] == [])
+        async with clients("/", application=signed_in(OpenRoom, ann, rooms="den")):
+            shown = await message(page, "rooms.live.user", lambda shown: len(shown["connections"]) == 1)
+            assert shown["connections"][0]["rooms"] == f"den, user-{ann.pk}"
+        await message(page, "rooms.live.user", lambda shown: shown["connections"] == [])
+
+
+async def test_a_rooms_page_is_told_who_is_in_it() -> None:
+    """Where that is tracked, and how many connections it has."""
+    ann = await User.objects.acreate(username="ann")
+    async with pages(await operator(), f"{URL}?room=den") as (page,):
+        await message(page, "rooms.live.room", lambda shown: shown["connections"] == 0)
+        async with clients("/", application=signed_in(Tracked, ann, rooms="den")):
+            shown = await message(page, "rooms.live.room", lambda shown: shown["member_count"] == 1)
+            assert shown["members"] == [{"id": str(ann.pk), "name": "ann"}]
+            await message(page, "rooms.live.room", lambda shown: shown["connections"] == 1)
+        await message(page, "rooms.live.room", lambda shown: (shown["connections"], shown["members"]) == (0, []))
+
+
+@pytest.mark.parametrize("query", ["room=" + "x" * 300, "user=%00", "user=" + "9" * 400])
+async def test_what_there_can_not_be_is_no_error(query: str) -> None:
+    async with pages(await operator(), f"{URL}?{query}") as (page,):
+        frame = await message(page, f"rooms.live.{query.partition('=')[0]}", lambda shown: True)
+        assert not frame["connections"]
 
 
 @pytest.mark.parametrize(

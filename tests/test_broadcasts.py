@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 import pytest_django
 from django.contrib.auth.models import Permission, User
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import connections, transaction
 from django.utils import timezone
 from websockets.sync.client import ClientConnection, connect
@@ -118,7 +119,7 @@ class TestStates:
     def test_a_cancelled_one_is_never_sent(self, recorder: Recorder) -> None:
         broadcast = due()
         assert broadcasts.cancel(broadcast.pk, None)
-        assert (broadcasts.send_due(), broadcasts.send_now(broadcast.pk, None), recorder.sent) == (0, False, [])
+        assert (broadcasts.send_due().sent, broadcasts.send_now(broadcast.pk, None), recorder.sent) == (0, False, [])
         assert not broadcasts.cancel(broadcast.pk, None)
         assert actions() == ["cancelled"]
 
@@ -130,7 +131,7 @@ class TestStates:
     def test_what_a_dead_process_was_sending_is_sent_when_its_claim_has_run_out(self, recorder: Recorder) -> None:
         alive = note(state=State.SENDING, claimed_until=timezone.now() + timedelta(seconds=30))
         dead = note(state=State.SENDING, claimed_until=timezone.now() - timedelta(seconds=1))
-        assert broadcasts.send_due() == 1
+        assert broadcasts.send_due().sent == 1
         alive.refresh_from_db()
         dead.refresh_from_db()
         assert (len(recorder.sent), alive.state, dead.state) == (1, State.SENDING, State.SENT)
@@ -244,15 +245,18 @@ class TestFailures:
         own_redis.stop()
         with provide_ws_manager(ChannelLayerManager()):
             scheduled, pressed = due(), note()
-            assert broadcasts.send_due() == 0
+            assert broadcasts.send_due().sent == 0
             assert broadcasts.send_now(pressed.pk, None)
             scheduled.refresh_from_db()
             pressed.refresh_from_db()
             assert (scheduled.state, pressed.state) == (State.SCHEDULED, State.FAILED)
             assert scheduled.error and pressed.error and scheduled.claimed_until is not None
-            assert broadcasts.send_due() == 0
+            Broadcast.objects.filter(pk=scheduled.pk).update(claimed_until=None)
+            with pytest.raises(CommandError, match="Redis is away: a broadcast that is due stays scheduled"):
+                call_command("rooms_scheduler", "--once", "--json", stdout=io.StringIO())
+            assert broadcasts.send_due().sent == 0
             own_redis.restart()
-            wait_until(broadcasts.send_due, what="the scheduled one")
+            wait_until(lambda: broadcasts.send_due().sent, what="the scheduled one")
             assert broadcasts.send_now(pressed.pk, None)
         scheduled.refresh_from_db()
         pressed.refresh_from_db()
@@ -271,7 +275,7 @@ class TestFailures:
     def test_what_can_not_be_sent_fails_with_the_reason(self, values: dict[str, Any], said: str) -> None:
         """Its class is gone or has changed since, or a room is no room; others that are due go on."""
         broken, whole = due(**values), due()
-        assert broadcasts.send_due() == 1
+        assert broadcasts.send_due().sent == 1
         broken.refresh_from_db()
         whole.refresh_from_db()
         assert (broken.state, whole.state) == (State.FAILED, State.SENT)
@@ -282,7 +286,7 @@ class TestFailures:
     ) -> None:
         recorder.error = ZeroDivisionError("theirs")
         broadcast = due()
-        assert broadcasts.send_due() == 0
+        assert broadcasts.send_due().sent == 0
         broadcast.refresh_from_db()
         assert (broadcast.state, broadcast.error) == (State.FAILED, "ZeroDivisionError: theirs")
         assert "could not be sent" in caplog.text
@@ -291,7 +295,7 @@ class TestFailures:
         """A process died while an operator's was on its way, and Redis is away, too."""
         recorder.error = RoomsUnavailable()
         orphan = note(state=State.SENDING, claimed_until=timezone.now())
-        assert broadcasts.send_due() == 0
+        assert broadcasts.send_due().sent == 0
         orphan.refresh_from_db()
         assert orphan.state == State.FAILED
 
@@ -337,7 +341,7 @@ def test_a_scheduled_one_goes_only_while_its_sender_may_send_it(taken: str, said
     broadcast = note(message_type="tests.picky", payload={}, send_at=timezone.now())
     assert broadcasts.schedule(broadcast.pk, sender)
     demote(sender, taken)
-    assert broadcasts.send_due() == len(recorder.sent) == (not said)
+    assert broadcasts.send_due().sent == len(recorder.sent) == (not said)
     broadcast.refresh_from_db()
     assert (broadcast.state, broadcast.error) == (State.FAILED if said else State.SENT, said)
     last = AuditEntry.objects.first()

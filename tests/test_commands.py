@@ -74,7 +74,11 @@ class Lobby(RoomConsumer):
         return True
 
 
-ROUTES = [path("ws/", URLRouter([path("of/<str:name>", MembersOnly.as_asgi())])), common_endpoint.path]
+ROUTES = [
+    path("ws/", URLRouter([path("of/<str:name>", MembersOnly.as_asgi())])),
+    path("ws/lobby", Lobby.as_asgi()),
+    common_endpoint.path,
+]
 APPLICATION = ProtocolTypeRouter({"websocket": websocket_application(ROUTES)})
 LOBBY = ProtocolTypeRouter({"websocket": URLRouter([*ROUTES, path("lobby", Lobby.as_asgi())])})
 
@@ -346,6 +350,14 @@ class TestMessages:
         assert parcel["schema"] == Parcel.model_json_schema()
         assert (parcel["description"], parcel["retain"], parcel["volatile"]) == ("What the tests send.", True, False)
 
+    def test_each_is_shown_with_how_it_is_delivered(self, run: Run) -> None:
+        """Where that is not as by default."""
+        heads = {line.split()[0]: line for line in run("rooms_messages")[1].splitlines() if not line.startswith(" ")}
+        assert heads["tests.note"].endswith("(tests.app.messages.Note)")
+        assert heads["tests.kept"].endswith("(tests.app.messages.KeptNote, outbox)")
+        outbox = {each["MESSAGE_ID"]: each["outbox"] for each in printed("rooms_messages")}
+        assert (outbox["tests.note"], outbox["tests.kept"]) == (False, True)
+
 
 @contextlib.asynccontextmanager
 async def listening(*arguments: str) -> AsyncIterator[tuple[io.StringIO, io.StringIO, asyncio.Future[Any]]]:
@@ -435,6 +447,8 @@ class TestExplain:
             ("chat-bob", "/ws/of/ann", False, "MembersOnly.get_rooms() does not name this room"),
             ("a", "/endpoint/a", None, "common_endpoint decides by calling join: it can't be asked"),
             ("a", "/nowhere", False, "no route leads to /nowhere"),
+            # Behind a router that it fits, and that has no route for it.
+            ("lobby", "/ws/lobby", False, "user-0 is reserved"),
         ],
     )
     def test_the_consumer_at_the_path_is_asked(
@@ -452,6 +466,7 @@ class TestExplain:
         answer = printed("rooms_explain", f"pk:{ann.pk}", "lobby")
         assert [(each["route"], each["may_join"], each["why"]) for each in answer["may_join"]] == [
             ("ws/of/<str:name>", None, "MembersOnly raised KeyError: 'name'; give --path"),
+            ("ws/lobby", False, "user-0 is reserved"),
             ("endpoint/<str:room>", None, "common_endpoint decides by calling join: it can't be asked"),
             ("lobby", False, "user-0 is reserved"),
         ]

@@ -65,9 +65,9 @@ class LiveRooms(Admin):
     def part(self, name: str) -> str:
         return self.driver.find_element("css selector", f"[data-{name}]").text
 
-    def rooms(self) -> dict[str, str]:
-        """The rooms as they are shown, with their counts, in order."""
-        rows = "[...document.querySelectorAll('[data-table=rooms] tbody tr')]"
+    def rooms(self, table: str = "rooms") -> dict[str, str]:
+        """The rooms as they are shown, with their counts, in order; of another table its first two columns."""
+        rows = f"[...document.querySelectorAll('[data-table={table}] tbody tr')]"
         script = f"return {rows}.map((row) => [row.cells[0].textContent, row.cells[1].textContent])"
         return dict(self.driver.execute_script(script))
 
@@ -136,7 +136,17 @@ def test_an_operators_page_follows_visitors_and_one_is_kicked_from_it(
     operator.wait_for_rooms(den="1", **{ann: "1"})
     assert operator.driver.execute_script("return window.isLoadedOnce")
 
+    # One room and one user are followed, too.
+    operator.driver.get(f"{here}{LIST}room/?name=den")
+    operator.wait_for_state("Live.")
+    with guests(demo_servers, "den"):
+        wait_until(lambda: operator.part("total=connections") == "2 connections", what="the guest", timeout=15)
+        operator.look("room", directory)
+    wait_until(lambda: operator.part("total=connections") == "1 connection", what="the guest to go", timeout=15)
     operator.driver.get(f"{here}{LIST}?user=ann")
+    operator.wait_for_state("Live.")
+    wait_until(lambda: list(operator.rooms("connections")) != [], what="her connection")
+    operator.look("user", directory)
     operator.press_button("kick")
     operator.press("Kick ann")
     wait_until(lambda: visitor.driver.find_element("id", "status").get_attribute("data-state") == "stopped", what="it")

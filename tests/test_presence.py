@@ -23,6 +23,7 @@ from rooms_app import (
     websocket_endpoint,
 )
 from rooms_app.layers import channel_layer
+from rooms_app.members import member_of
 from rooms_app.presence import Member
 from rooms_app.registry import registry
 from rooms_app.whereabouts import Entry, Exit, RedisWhereabouts, whereabouts_for
@@ -390,3 +391,8 @@ async def until_names(expected: list[str]) -> None:
             pass
         await asyncio.sleep(0.02)
     raise AssertionError(f"{await names()} instead of {expected}")
+
+
+def test_a_user_may_be_named_by_a_number() -> None:
+    """A project's USERNAME_FIELD need not be text."""
+    assert member_of(User(pk=7, username=12345)) == Member(id="7", name="12345")  # type: ignore[misc]

@@ -17,7 +17,7 @@ from pydantic import PydanticUserError
 from rooms_app import broadcasts
 from rooms_app.admin.forms import DeliveryForm, delivery_initial
 from rooms_app.admin.notify import take_rooms
-from rooms_app.admin.permission import may_send, message_type, message_types
+from rooms_app.admin.permission import may_send, may_send_type, message_type, message_types
 from rooms_app.admin.preview import preview_of
 from rooms_app.exceptions import UnknownMessage
 from rooms_app.forms import form_class
@@ -33,6 +33,8 @@ else:
     ModelAdmin = admin.ModelAdmin
 
 
+#: How many of the chosen users are named.
+_USERS_SHOWN = 20
 _CHANGED = "It was changed meanwhile, or is on its way already: look at it again."
 
 
@@ -111,16 +113,18 @@ class BroadcastAdmin(ModelAdmin):
         if request.method not in ("GET", "HEAD"):
             return HttpResponseNotAllowed(["GET", "HEAD"])
         preview = preview_of(broadcast, request.user)
-        can_send = broadcasts.is_sendable(broadcast) and not preview.error
+        may_act = may_send_type(request, broadcast.message_type)
+        can_send = may_act and broadcasts.is_sendable(broadcast) and not preview.error
         context = {
             "broadcast": broadcast,
             "preview": preview,
             "entries": AuditEntry.objects.filter(target=broadcasts.target_of(broadcast)),
-            "chosen_users": broadcast.users.all()[:20],
+            "chosen_users": broadcast.users.all()[:_USERS_SHOWN],
+            "more_chosen": max(0, broadcast.users.count() - _USERS_SHOWN),
             "can_send": can_send,
             "can_schedule": can_send and broadcast.state == State.DRAFT and broadcast.send_at is not None,
-            "can_edit": broadcast.state in broadcasts.EDITABLE,
-            "can_cancel": broadcast.state in broadcasts.SENDABLE,
+            "can_edit": may_act and broadcast.state in broadcasts.EDITABLE,
+            "can_cancel": may_act and broadcast.state in broadcasts.SENDABLE,
         }
         return self._page(request, "broadcast", f"Message {broadcast.message_type}", context)
 

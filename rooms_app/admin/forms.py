@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib import admin
@@ -19,6 +20,7 @@ from rooms_app.rooms import EVERYONE, MAX_ROOMS_PER_SEND, check_room
 Audience = Broadcast.Audience
 
 _DATETIME = "%Y-%m-%dT%H:%M"
+_LONGEST_WAIT = timedelta(days=3653)
 
 
 class RoomsField(forms.CharField):
@@ -48,6 +50,36 @@ class RoomsField(forms.CharField):
         return rooms
 
 
+if TYPE_CHECKING:
+    UserChoiceField = forms.ModelMultipleChoiceField[Any]
+else:
+    UserChoiceField = forms.ModelMultipleChoiceField
+
+
+class UsersField(UserChoiceField):
+    """Users by their primary keys."""
+
+    def clean(self, value: Any) -> Any:
+        """The users. Django itself asks the database for what was sent, which fails for a number that is too big."""
+        if wrong := _wrong_keys(value):
+            raise forms.ValidationError(f"{wrong[0][:40]!r} is no user.")
+        return super().clean(value)
+
+
+def _wrong_keys(values: Sequence[Any] | None) -> list[str]:
+    """Which of these can't be the primary key of a user."""
+    pk = get_user_model()._meta.pk
+
+    def is_wrong(value: Any) -> bool:
+        try:
+            pk.run_validators(pk.to_python(value))
+        except forms.ValidationError:
+            return True
+        return False
+
+    return [str(value) for value in values or () if is_wrong(value)]
+
+
 def check_writable(rooms: Sequence[str]) -> None:
     """Raises `InvalidRoom` for rooms that the form can't show as they are: a name may hold a line break, say."""
     try:
@@ -65,7 +97,7 @@ class DeliveryForm(forms.Form):
 
     audience = forms.ChoiceField(choices=Audience.choices, initial=Audience.EVERYONE, widget=forms.RadioSelect)
     rooms = RoomsField(required=False, help_text="For the audience “Rooms”: one on each line.")
-    users: forms.ModelMultipleChoiceField[Any] = forms.ModelMultipleChoiceField(
+    users = UsersField(
         queryset=None,
         required=False,
         label="Users by choice",
@@ -88,7 +120,9 @@ class DeliveryForm(forms.Form):
         super().__init__(*args, **kwargs)
         users = self.fields["users"]
         users.queryset = get_user_model()._default_manager.all()  # type: ignore[attr-defined]
-        users.widget = _users_widget(request)
+        chosen = users.widget.value_from_datadict(self.data, self.files, self.add_prefix("users"))
+        # The search field looks for what was chosen, and can't for what is no key.
+        users.widget = _users_widget(request, can_search=not _wrong_keys(chosen))
         users.widget.choices = users.choices  # type: ignore[attr-defined]
         zone = timezone.get_current_timezone_name()
         self.fields["send_at"].help_text = f"Empty to send it yourself after the preview. Time zone: {zone}."
@@ -98,6 +132,9 @@ class DeliveryForm(forms.Form):
         send_at = self.cleaned_data["send_at"]
         if send_at is not None and send_at <= timezone.now():
             raise forms.ValidationError("This time has passed. Leave it empty to send at once.")
+        if send_at is not None and send_at > timezone.now() + _LONGEST_WAIT:
+            # At the end of the calendar it is a year later in another time zone, which no database reads.
+            raise forms.ValidationError("This is more than ten years away.")
         return send_at
 
     def clean(self) -> dict[str, Any]:
@@ -124,11 +161,11 @@ def delivery_initial(broadcast: Broadcast) -> dict[str, Any]:
     return {**initial, "users": list(broadcast.users.values_list("pk", flat=True))}
 
 
-def _users_widget(request: HttpRequest) -> Any:
+def _users_widget(request: HttpRequest, *, can_search: bool) -> Any:
     """A search field where the project's user admin has one that this operator may use, else a list of keys."""
     field = Broadcast._meta.get_field("users")
     model = get_user_model()
-    if admin.site.is_registered(model):
+    if can_search and admin.site.is_registered(model):
         user_admin = admin.site.get_model_admin(model)
         if user_admin.has_view_permission(request) and user_admin.get_search_fields(request):
             return AutocompleteSelectMultiple(field, admin.site)

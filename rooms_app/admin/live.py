@@ -6,30 +6,26 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from django.contrib import admin, messages
-from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import get_script_prefix, path, reverse
 
-from rooms_app import presence
 from rooms_app.admin.notify import leave_rooms
 from rooms_app.admin.permission import may_send
 from rooms_app.context import use_ws_manager
-from rooms_app.counts import count_connections_sync, list_rooms_sync
+from rooms_app.counts import list_rooms_sync
 from rooms_app.exceptions import InvalidRoom, RoomsError
+from rooms_app.live_views import ConnectionShown, ListView, RoomView, find_user, name_in
 from rooms_app.models import AuditEntry, LiveRoom
 from rooms_app.reports import connections_of_sync
 from rooms_app.rooms import check_room
-from rooms_app.watching import PATH, View
+from rooms_app.watching import PATH
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[LiveRoom]
 else:
     ModelAdmin = admin.ModelAdmin
-
-#: Up to how many members of a room are named.
-_MAX_MEMBERS = 500
 
 
 @admin.register(LiveRoom)
@@ -65,12 +61,12 @@ class LiveRoomAdmin(ModelAdmin):
         """Rooms with most connections first, and one user's connections where she is named."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        view, name = View.of(request.GET), request.GET.get("user", "").strip()
+        view, name = ListView.of(request.GET), name_in(request.GET)
         context = {
             **self._context(request, "Live rooms"),
             "match": view.match,
             "name": name,
-            "live_url": f"{get_script_prefix()}{PATH}?{_query(view)}",
+            "live_url": _live_url(_query(view) + (f"&{urlencode({'user': name})}" if name else "")),
         }
         try:
             listing = list_rooms_sync(**view.window)
@@ -79,9 +75,10 @@ class LiveRoomAdmin(ModelAdmin):
             context["after"] = _query(view, step=1)
             context["has_more"] = view.has_more(listing)
             if name:
-                user = _find_user(name)
+                user = find_user(name)
                 context["user_found"] = user
-                context["connections"] = [] if user is None else connections_of_sync(user)
+                reports = [] if user is None else connections_of_sync(user)
+                context["connections"] = [ConnectionShown.of(report) for report in reports]
         except RoomsError as error:
             context["error"] = str(error)
         return TemplateResponse(request, "admin/rooms_app/live/list.html", context)
@@ -91,12 +88,13 @@ class LiveRoomAdmin(ModelAdmin):
         if not self.has_view_permission(request):
             raise PermissionDenied
         room = request.GET.get("name", "")
-        context = {**self._context(request, f"Room {room}"), "room": room}
+        context = {
+            **self._context(request, f"Room {room}"),
+            "room": room,
+            "live_url": _live_url(urlencode({"room": room})),
+        }
         try:
-            context["connections"] = count_connections_sync([room])[room]
-            context["member_count"] = count = presence.count_sync(room)
-            # Two commands, however many they are: more than these would take more.
-            context["members"] = presence.members_sync(room) if 0 < count <= _MAX_MEMBERS else []
+            context["shown"] = RoomView(room).read_sync()
         except RoomsError as error:
             context["error"] = str(error)
         return TemplateResponse(request, "admin/rooms_app/live/room.html", context)
@@ -143,16 +141,12 @@ class LiveRoomAdmin(ModelAdmin):
         return reverse("admin:rooms_app_liveroom_changelist", current_app=self.admin_site.name)
 
 
-def _query(view: View, *, step: int = 0) -> str:
+def _query(view: ListView, *, step: int = 0) -> str:
     return urlencode({"match": view.match, "page": view.page + step})
 
 
-def _find_user(name: str) -> Any:
-    model = get_user_model()
-    if "\0" in name:
-        # PostgreSQL takes none, not even to look for it.
-        return None
-    return model._default_manager.filter(**{model.USERNAME_FIELD: name}).first()
+def _live_url(query: str) -> str:
+    return f"{get_script_prefix()}{PATH}?{query}"
 
 
 def _close_room(room: str) -> str:
@@ -161,7 +155,7 @@ def _close_room(room: str) -> str:
 
 
 def _kick(name: str) -> str:
-    user = _find_user(name)
+    user = find_user(name)
     if user is None:
         raise RoomsError(f"No user is called {name!r}.")
     use_ws_manager().disconnect_user_sync(user, robust=False)

@@ -6,6 +6,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 
 from rooms_app.broadcasts import PERMISSION
+from rooms_app.exceptions import UnknownMessage
 from rooms_app.registry import WebSocketMessageBase, is_own, registry, sendable
 
 
@@ -26,3 +27,14 @@ def message_type(request: HttpRequest, message_id: str) -> type[WebSocketMessage
     if not found.may_broadcast(request.user):
         raise PermissionDenied(f"This operator may not send {message_id!r}.")
     return found
+
+
+def may_send_type(request: HttpRequest, message_id: str) -> bool:
+    """Whether this operator may do anything with messages of this type; what is of none any more, anyone may cancel."""
+    try:
+        message_type(request, message_id)
+    except PermissionDenied:
+        return False
+    except UnknownMessage:
+        pass
+    return True

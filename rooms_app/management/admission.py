@@ -83,7 +83,10 @@ def _match(routes: Sequence[Any], path: str, outer: _Found | None = None) -> _Fo
             kwargs={**(outer.kwargs if outer else {}), **kwargs, **route.default_args},
         )
         inner = getattr(route.callback, "routes", None)
-        return found if inner is None else _match(inner, rest.lstrip("/"), found)
+        if inner is None:
+            return found
+        if (deeper := _match(inner, rest.lstrip("/"), found)) is not None:
+            return deeper
     return None
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
-from django.core.management.base import CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import Error as DatabaseFailure
 from django.db import close_old_connections, connections
 
@@ -46,10 +46,15 @@ class Command(RoomsCommand):
         self.add_json_argument(parser, help="print one JSON object each time something was sent")
 
     def handle(self, *args: Any, interval: float, once: bool, as_json: bool, **options: Any) -> None:
-        """Send what is due; with `--once` a database that is away is a `CommandError`."""
+        """Send what is due; with `--once` a database or Redis that is away is a `CommandError`."""
         _learn_bus_messages()
         if once:
-            self._say(send_due(), relay_due(), as_json=as_json)
+            due = send_due()
+            self._say(due.sent, relay_due(), as_json=as_json)
+            if due.is_cut_short:
+                raise CommandError("Redis is away: a broadcast that is due stays scheduled. Run this again.")
+            if due.failed:
+                raise CommandError(f"{counted(due.failed, 'broadcast')} failed: the admin says why.")
             return
         database = _Database()
         with _stop_signals() as stopped:
@@ -58,9 +63,9 @@ class Command(RoomsCommand):
                 self.stdout.flush()
             while not stopped(0):
                 with database.attempt():
-                    sent, relayed = send_due(), relay_due()
-                    if sent or relayed:
-                        self._say(sent, relayed, as_json=as_json)
+                    due, relayed = send_due(), relay_due()
+                    if due.sent or relayed:
+                        self._say(due.sent, relayed, as_json=as_json)
                 if stopped(interval):
                     return
 

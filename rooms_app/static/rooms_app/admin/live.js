@@ -1,5 +1,5 @@
 /**
- * The admin's live rooms page: what it shows changes by itself, over a WebSocket that `websocket_application` has.
+ * The admin's pages of live rooms: what they show changes by itself, over a WebSocket that `websocket_application` has.
  *
  * Without the script, and where the socket can't be reached, the page stays as it was loaded.
  */
@@ -12,7 +12,11 @@ import { connect } from "../rooms.js";
  * What one page of the list shows.
  * @typedef {{rooms: RoomCount[], total_rooms: number, connections: number, processes: ProcessCount[]}} Listing
  */
-/** `listing` is null while the counts can't be read. @typedef {{listing: Listing | null, has_more: boolean}} LiveRooms */
+/** `listing` is null while the counts can't be read. @typedef {{listing: Listing | null, has_more: boolean}} RoomsShown */
+/** @typedef {{id: string, name: string}} Member */
+/** @typedef {{connections: number | null, member_count: number, members: Member[]}} RoomShown */
+/** @typedef {{id: string, since: string, process: string, path: string, rooms: string}} Connection */
+/** @typedef {{connections: Connection[] | null}} UserShown */
 /** @typedef {(string | number)[]} Entry the texts of a row; the first one names it */
 
 const MAX_HELD_ROWS = 200;
@@ -119,19 +123,22 @@ function isNumber(cell) {
 /** The page, and whether what it shows is so now. */
 class LivePage {
   /** @type {HTMLElement} */ #page;
-  /** @type {Rows} */ #rooms;
-  /** @type {Rows} */ #processes;
+  /** Those that this page has, by their names. @type {Map<string, Rows>} */ #tables;
 
   /** @param {HTMLElement} page */
   constructor(page) {
     this.#page = page;
-    this.#rooms = new Rows(page, "rooms");
-    this.#processes = new Rows(page, "processes");
+    const tables = /** @type {NodeListOf<HTMLElement>} */ (page.querySelectorAll("[data-table]"));
+    this.#tables = new Map(
+      [...tables].map((table) => table.dataset.table ?? "").map((name) => [name, new Rows(page, name)]),
+    );
   }
 
   start() {
     const socket = connect(/** @type {string} */ (this.#page.dataset.url));
-    socket.on("rooms.live", (message) => this.#show(message));
+    socket.on("rooms.live", (message) => this.#showRooms(message));
+    socket.on("rooms.live.room", (message) => this.#showRoom(message));
+    socket.on("rooms.live.user", (message) => this.#showUser(message));
     socket.onStatus(({ state }) => {
       if (state === "reconnecting") {
         this.#say("Reconnecting: this may be old.");
@@ -142,21 +149,58 @@ class LivePage {
     });
   }
 
-  /** @param {LiveRooms} message */
-  #show({ listing, has_more: hasMore }) {
+  /** @param {RoomsShown} message */
+  #showRooms({ listing, has_more: hasMore }) {
     if (listing === null) {
-      return this.#say("The counts can't be read now: these are old.");
+      return this.#sayOld();
     }
     this.#say("Live. This page is one of the connections.");
     this.#total("connections", listing.connections, "connection", "connections");
     this.#total("processes", listing.processes.length, "process", "processes");
     this.#total("rooms", listing.total_rooms, "room", "rooms");
-    this.#rooms.show(listing.rooms.map(({ room, connections }) => [room, connections]));
-    this.#processes.show(
+    this.#fill("rooms", listing.rooms.map(({ room, connections }) => [room, connections]));
+    this.#fill(
+      "processes",
       listing.processes.map(({ process, connections, rooms }) => [process, connections, rooms]),
     );
-    this.#part("empty").hidden = listing.rooms.length > 0;
     this.#part("more").hidden = !hasMore;
+  }
+
+  /** @param {RoomShown} message */
+  #showRoom({ connections, member_count: count, members }) {
+    if (connections === null) {
+      return this.#sayOld();
+    }
+    this.#say("Live.");
+    this.#total("connections", connections, "connection", "connections");
+    this.#total("members", count, "member", "members");
+    this.#fill("members", members.map(({ id, name }) => [id, name]));
+    this.#part('part="members"').hidden = count === 0;
+    this.#part('part="crowd"').hidden = members.length > 0;
+  }
+
+  /** @param {UserShown} message */
+  #showUser({ connections }) {
+    if (connections === null) {
+      return this.#sayOld();
+    }
+    this.#fill(
+      "connections",
+      connections.map(({ id, since, process, path, rooms }) => [id, since, process, path, rooms]),
+    );
+  }
+
+  /** @param {string} name of a table, which this page may be without @param {Entry[]} entries */
+  #fill(name, entries) {
+    this.#tables.get(name)?.show(entries);
+    const empty = /** @type {HTMLElement | null} */ (this.#page.querySelector(`[data-empty="${name}"]`));
+    if (empty !== null) {
+      empty.hidden = entries.length > 0;
+    }
+  }
+
+  #sayOld() {
+    this.#say("This can't be read now: what is here is old.");
   }
 
   /** @param {string} text @param {boolean} [isOver] whether only a reload helps */
