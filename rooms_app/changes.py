@@ -1,4 +1,4 @@
-"""Model broadcasts: a typed message for each object that is created, changed or deleted, once that is committed."""
+"""Messages for model changes: one for each object that is created, changed or deleted, once that is committed."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def sends_changes(
         raise TypeError(f"{message.__name__} can't send itself: it is no WebSocketMessage.")
 
     def decorate(decorated: type[M]) -> type[M]:
-        broadcasts: dict[type[Model], _Broadcast] = {}
+        by_model: dict[type[Model], _ChangeMessages] = {}
 
         def cover(sender: type[Model], **_: Any) -> None:
             if not issubclass(sender, decorated):
                 return
             family = [model for model in sender.__mro__ if issubclass(model, decorated) and not model._meta.abstract]
             topmost = family[-1]
-            broadcasts.setdefault(topmost, _Broadcast(topmost, make, rooms)).listen(sender)
+            by_model.setdefault(topmost, _ChangeMessages(topmost, make, rooms)).listen(sender)
 
         if not decorated._meta.abstract:
             cover(decorated)
@@ -90,7 +90,7 @@ class _Prepared(NamedTuple):
         self.message.send_sync(*self.rooms, using=using)
 
 
-class _Broadcast:
+class _ChangeMessages:
     """What one decorator does for one model: `model` is what its functions get objects of."""
 
     def __init__(
@@ -151,8 +151,8 @@ class _Broadcast:
 class _ChangedObject:
     """One object in one transaction. Each of its changes has a hook: a savepoint's rollback takes its own along."""
 
-    def __init__(self, broadcast: _Broadcast, pk: Any, using: str) -> None:
-        self._broadcast = broadcast
+    def __init__(self, messages: _ChangeMessages, pk: Any, using: str) -> None:
+        self._messages = messages
         self._pk = pk
         self._using = using
         #: The change that the first hook was for: the others were rolled back, or came later.
@@ -176,20 +176,20 @@ class _ChangedObject:
             farewell.send(self._using)
 
     def _tell_if_there(self) -> None:
-        instance = self._broadcast.find(self._pk, self._using)
+        instance = self._messages.find(self._pk, self._using)
         if instance is None:
             self._is_gone = True
             return
         change = Change.CREATED if self._first is Change.CREATED else Change.CHANGED
-        prepared = self._broadcast.prepare(instance, change)
+        prepared = self._messages.prepare(instance, change)
         if prepared is not None:
             prepared.send(self._using)
 
     def __str__(self) -> str:
-        return f"model={self._broadcast.model._meta.label} pk={self._pk}"
+        return f"model={self._messages.model._meta.label} pk={self._pk}"
 
 
-_Objects = dict[tuple[_Broadcast, Any], _ChangedObject]
+_Objects = dict[tuple[_ChangeMessages, Any], _ChangedObject]
 
 
 def _changed_objects(using: str) -> _Objects:

@@ -75,7 +75,7 @@ class RoomsSettings:
 
 
 _FIELDS: Mapping[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(RoomsSettings)}
-#: Where 0 means "no limit".
+#: Where 0 has a meaning of its own, which the key's comment says.
 _MAY_BE_ZERO = {
     "send_buffer_bytes",
     "max_connections",

@@ -1,7 +1,7 @@
 """The wire: the JSON text that a client receives, and the one message that crosses the channel layer.
 
-Pure functions. An envelope is made in two steps, so that each is done once: `encode` where a message is sent,
-`addressed` where a process writes it to a room's connections.
+Pure functions, but for `new_uid`. An envelope is made in two steps, so that each is done once: `encode` where a
+message is sent, `addressed` where a process writes it to a room's connections.
 """
 
 from __future__ import annotations

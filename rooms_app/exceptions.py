@@ -7,9 +7,13 @@ RoomsError
 ├── MessageTooLarge           (also ValueError)
 ├── InvalidRoom               (also ValueError)
 ├── ForbiddenRoom
+├── Refused                   (in closing)
 ├── Unavailable
 │   ├── RoomsUnavailable
 │   └── BusUnavailable
+├── NoHandler                 (in bus; also LookupError)
+├── EmbeddedRedisError        (in embedded)
+│   └── EmbeddedRedisInUse
 └── ConnectionClosed
 """
 

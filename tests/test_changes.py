@@ -1,4 +1,4 @@
-"""Model broadcasts: clients are told what was committed, once for each object and transaction."""
+"""Model changes: clients are told what was committed, once for each object and transaction."""
 
 from __future__ import annotations
 

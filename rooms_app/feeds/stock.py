@@ -213,6 +213,6 @@ def _explain(error: Exception) -> str:
     if isinstance(error, RuntimeError) and "event loops" in str(error):
         return (
             "channels_redis's RedisChannelLayer lets one event loop per process receive, and another one does. "
-            "Use RedisPubSubChannelLayer, or one event loop for all consumers."
+            'Use channel_layer("rooms", …), or one event loop for all consumers.'
         )
     return repr(error)

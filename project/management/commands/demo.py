@@ -30,8 +30,8 @@ from project.restart import (
     wait_until_drained,
     withdraw,
 )
+from rooms_app import RoomsError
 from rooms_app.embedded import EmbeddedRedis
-from rooms_app.exceptions import RoomsError
 from rooms_app.processes import ProcessLock
 
 _APPLICATION = "project.asgi:application"

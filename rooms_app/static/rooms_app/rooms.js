@@ -62,7 +62,7 @@ export class Rooms {
   /** @type {Map<string | symbol, Set<{handler: (...args: any[]) => void}>>} */ #handlers = new Map();
   /** @type {Status} */ #status = { state: "stopped", code: 1000, reason: "" };
   /** Whether `close()` was called: nothing is reported any more. */ #isClosed = false;
-  /** None while it waits, and while it is stopped. @type {WebSocket | null} */ #socket = null;
+  /** null while it waits, and while it is stopped. @type {WebSocket | null} */ #socket = null;
   /** The wait before the next attempt, or the watch over the socket. @type {any} */ #timer;
   #attempt = 0;
   /** Before this it makes no attempt of its own: the server asked for that. */ #notBefore = 0;
