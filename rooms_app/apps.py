@@ -9,7 +9,7 @@ from django.apps import AppConfig, apps
 from django.core import checks
 from django.utils.module_loading import module_has_submodule
 
-from rooms_app.checks import check_rooms
+from rooms_app.checks import check_project
 from rooms_app.exceptions import MessageDefinitionError
 from rooms_app.registry import registry
 
@@ -24,7 +24,7 @@ class RoomsAppConfig(AppConfig):
 
     def ready(self) -> None:
         """Import `messages` of each installed app that has one, and listen for those who sign out."""
-        checks.register(check_rooms)
+        checks.register(check_project)
         if apps.is_installed("django.contrib.auth"):
             # Not at the top: it needs the user model.
             from rooms_app import signals

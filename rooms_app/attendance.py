@@ -17,13 +17,13 @@ from rooms_app.cancelling import end, within
 from rooms_app.closing import CloseCode, Closing
 from rooms_app.conf import rooms_settings
 from rooms_app.connection import RoomSocket
-from rooms_app.cursor import Entry as Kept
+from rooms_app.cursor import Entry
 from rooms_app.feeds import Item
 from rooms_app.ledger import LEASE
 from rooms_app.members import Member
 from rooms_app.rollcall import RollCall
 from rooms_app.subscriptions import Subscriptions
-from rooms_app.whereabouts import ENTRIES_PER_CALL, Entry, Exit, Whereabouts
+from rooms_app.whereabouts import ENTRIES_PER_CALL, Exit, RoomMember, Whereabouts
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Attendance:
         process: str,
         hub: AttendedHub,
         *,
-        parse: Callable[[dict[str, Any] | Kept], Mapping[str, Any] | None],
+        parse: Callable[[dict[str, Any] | Entry], Mapping[str, Any] | None],
     ) -> None:
         self._record = record
         #: This hub on the record.
@@ -205,7 +205,7 @@ class Attendance:
     async def _write_parts(self, changed: Mapping[tuple[str, str], float], *, is_new: bool) -> bool:
         timeout = rooms_settings().send_timeout
         keys = self._held.keys() if is_new else changed.keys() & self._held.keys()
-        entries = [Entry(room=key[0], member=self._held[key].member) for key in keys]
+        entries = [RoomMember(room=key[0], member=self._held[key].member) for key in keys]
         exits = [Exit(room=key[0], id=key[1], grace=changed[key]) for key in changed if key not in self._held]
         before_due = max(LEASE, rooms_settings().presence_grace) if is_new else None
         for entered in _parts(entries) if entries or not is_new else [[]]:

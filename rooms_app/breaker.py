@@ -6,19 +6,22 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from django.core.signals import setting_changed
 
 from rooms_app.advice import advice
 from rooms_app.background import after_fork_in_child
+from rooms_app.cancelling import within
 from rooms_app.conf import rooms_settings
 from rooms_app.exceptions import RoomsUnavailable, explain
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,6 +73,12 @@ class Breaker:
             self._note_failure(error, count)
             raise RoomsUnavailable(f"The channel layer did not confirm: {explain(error)}") from error
         self._note_success(count)
+
+    async def read(self, reading: Callable[[], Awaitable[T]]) -> T:
+        """What is read within `send_timeout`. Any error, or an outage still on, is raised as `RoomsUnavailable`."""
+        with self.attempt():
+            async with within(rooms_settings().send_timeout):
+                return await reading()
 
     def _may_try(self, count: int) -> bool:
         if self._outage is None:

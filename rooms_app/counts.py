@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from rooms_app.background import background
 from rooms_app.breaker import Breaker
-from rooms_app.cancelling import within
-from rooms_app.conf import rooms_settings
 from rooms_app.ledger import Listing, ProcessCount, RoomCount, ledger_for
 from rooms_app.rooms import check_rooms
 from rooms_app.transport import channel_layer
@@ -23,8 +20,6 @@ __all__ = [
     "list_rooms_sync",
 ]
 
-T = TypeVar("T")
-
 #: Its own: a page that shows counts is not to wait for a Redis that is away, nor to count as a send.
 _breaker = Breaker(what="counts of connections")
 
@@ -35,7 +30,7 @@ async def count_connections(rooms: Sequence[str]) -> dict[str, int]:
     One Redis command, whatever the rooms' sizes. Raises `RoomsUnavailable`, `InvalidRoom`.
     """
     names = check_rooms(rooms)
-    return await _attempt(lambda: ledger_for(channel_layer()).count(names))
+    return await _breaker.read(lambda: ledger_for(channel_layer()).count(names))
 
 
 async def list_rooms(*, match: str | None = None, limit: int = 100, offset: int = 0) -> Listing:
@@ -43,7 +38,7 @@ async def list_rooms(*, match: str | None = None, limit: int = 100, offset: int 
 
     Raises `RoomsUnavailable`.
     """
-    return await _attempt(lambda: ledger_for(channel_layer()).list(match=match, offset=offset, limit=limit))
+    return await _breaker.read(lambda: ledger_for(channel_layer()).list(match=match, offset=offset, limit=limit))
 
 
 def count_connections_sync(rooms: Sequence[str]) -> dict[str, int]:
@@ -54,9 +49,3 @@ def count_connections_sync(rooms: Sequence[str]) -> dict[str, int]:
 def list_rooms_sync(*, match: str | None = None, limit: int = 100, offset: int = 0) -> Listing:
     """`list_rooms` for sync code."""
     return background.run(lambda: list_rooms(match=match, limit=limit, offset=offset))
-
-
-async def _attempt(reading: Callable[[], Awaitable[T]]) -> T:
-    with _breaker.attempt():
-        async with within(rooms_settings().send_timeout):
-            return await reading()

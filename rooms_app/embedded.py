@@ -52,13 +52,18 @@ class EmbeddedRedisInUse(EmbeddedRedisError):  # noqa: N818 - reads as the sente
     """Another process runs the bundled Redis of this directory."""
 
 
+def is_bundled() -> bool:
+    """Whether the Redis to use is the bundled one: `REDIS_URL` of the environment names none, as also an empty one."""
+    return not os.environ.get("REDIS_URL")
+
+
 def redis_url(directory: Path | str) -> str:
     """The URL of the Redis to use: `REDIS_URL` of the environment, else the bundled server of this directory.
 
     Starts nothing. Where the directory's path is too long for a socket, a directory of ours under the temp
     directory takes its place; raises `RoomsConfigurationError` if that one is not ours alone.
     """
-    return os.environ.get("REDIS_URL") or _url(_socket_path(Path(directory).resolve()))
+    return _url(_socket_path(Path(directory).resolve())) if is_bundled() else os.environ["REDIS_URL"]
 
 
 def broker_url(directory: Path | str) -> str:

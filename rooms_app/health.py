@@ -9,6 +9,7 @@ from django.http import HttpRequest, JsonResponse
 
 from rooms_app.connection import process_id
 from rooms_app.drain import is_draining
+from rooms_app.envelope import ROOM_CONTROL
 from rooms_app.hub import hubs
 from rooms_app.transport import channel_layer, group_send
 
@@ -29,7 +30,7 @@ async def ready(request: HttpRequest) -> JsonResponse:
         connections = sum(len(hub.connections) for hub in hubs())
         answer = {"status": "draining", "connections": connections, "process": process_id()}
         return JsonResponse(answer, status=503)
-    probe: dict[str, Any] = {"type": "room.control", "rooms": [_NOWHERE], "history": False}
+    probe: dict[str, Any] = {"type": ROOM_CONTROL, "rooms": [_NOWHERE], "history": False}
     try:
         await group_send(channel_layer(), probe)
     except Exception as error:

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
-from rooms_app.background import after_fork_in_child
 from rooms_app.layers import RoomsRedisChannelLayer
+from rooms_app.per_layer import PerLayer
 from rooms_app.rooms import EVERYONE
 
 #: How long a process stays on record after its last sign of life, in seconds.
@@ -178,23 +177,11 @@ def _listing(rooms: Sequence[RoomCount], total: int, loops: Mapping[str, tuple[i
     )
 
 
-_in_memory: WeakKeyDictionary[Any, MemoryLedger] = WeakKeyDictionary()
-_lock = threading.Lock()
-
-
-def _start_afresh() -> None:
-    global _in_memory, _lock
-    _in_memory = WeakKeyDictionary()
-    _lock = threading.Lock()
-
-
-# A fork may take along a lock that nobody is left to release, and counts of connections that are the parent's.
-after_fork_in_child(_start_afresh)
+_in_memory = PerLayer(lambda layer: MemoryLedger())
 
 
 def ledger_for(layer: Any) -> Ledger:
     """The record that goes with a channel layer."""
     if isinstance(layer, RoomsRedisChannelLayer) and layer.has_history:
         return RedisLedger(layer)
-    with _lock:
-        return _in_memory.setdefault(layer, MemoryLedger())
+    return _in_memory.of(layer)

@@ -15,7 +15,7 @@ from rooms_app.connection import HasConnection
 from rooms_app.exceptions import ForbiddenRoom, MessageTooLarge, RoomsUnavailable
 from rooms_app.hub import hub_for, hub_of
 from rooms_app.orders import Order
-from rooms_app.protocols import PendingSend, SendOutcome, WebSocketConnectionManager
+from rooms_app.protocols import PendingSend, SendOutcome, WebSocketConnectionManager, excluded_id
 from rooms_app.registry import WebSocketMessageBase
 from rooms_app.revocation import close_order, give, kick_order, removal_order
 from rooms_app.rooms import check_audience, check_rooms, is_reserved
@@ -209,11 +209,10 @@ def _prepare(
     rooms: Sequence[str], message: WebSocketMessageBase, exclude: str | HasConnection | None
 ) -> dict[str, Any]:
     text = check_message(message)
-    excluded = exclude if isinstance(exclude, str | None) else exclude.connection.id
     return envelope.room_message(
         check_audience(rooms),
         text,
-        exclude=excluded,
+        exclude=excluded_id(exclude),
         has_history=message.HISTORY,
         is_volatile=message.VOLATILE,
         retain_as=message.MESSAGE_ID if message.RETAIN else None,

@@ -46,13 +46,11 @@ class OriginCheck:
             await send({"type": "websocket.close"})
 
 
-def origin_allowed(scope: Scope) -> bool:
-    """Whether this WebSocket may be opened: by our own site, one in CSRF_TRUSTED_ORIGINS, or no browser."""
-    return refusal(scope) is None
-
-
 def refusal(scope: Scope) -> str | None:
-    """Why this WebSocket may not be opened, as a sentence for the log; None where it may."""
+    """Why this WebSocket may not be opened, as a sentence for the log.
+
+    None where it may: by our own site, one in CSRF_TRUSTED_ORIGINS, or no browser.
+    """
     handshake = _Handshake(scope)
     # Several Origin headers are one here, joined with commas, which is nobody's.
     origin = handshake.META.get("HTTP_ORIGIN")

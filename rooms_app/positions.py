@@ -6,8 +6,6 @@ import logging
 
 from rooms_app.background import refuse_in_event_loop
 from rooms_app.breaker import Breaker
-from rooms_app.cancelling import within
-from rooms_app.conf import rooms_settings
 from rooms_app.exceptions import RoomsUnavailable
 from rooms_app.layers import RoomsRedisChannelLayer
 from rooms_app.sync_publish import SyncPublisher
@@ -28,13 +26,11 @@ async def current_cursor() -> str | None:
     if not isinstance(layer, RoomsRedisChannelLayer) or not layer.has_history:
         return None
     try:
-        with _breaker.attempt():
-            async with within(rooms_settings().send_timeout):
-                text: bytes = await layer.here().shard.call(layer.calls.tick())
-                return text.decode()
+        text: bytes = await _breaker.read(lambda: layer.here().shard.call(layer.calls.tick()))
     except RoomsUnavailable as error:
         logger.debug("no cursor error=%r", error)
         return None
+    return text.decode()
 
 
 def current_cursor_sync() -> str | None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from rooms_app.background import background
 from rooms_app.breaker import Breaker
-from rooms_app.cancelling import within
-from rooms_app.conf import rooms_settings
 from rooms_app.connection import HasConnection
 from rooms_app.hub import hub_of
 from rooms_app.members import Member, PresenceJoined, PresenceLeft, PresenceState, member_of
@@ -28,9 +25,6 @@ __all__ = [
     "track",
 ]
 
-
-T = TypeVar("T")
-
 #: Its own: a page that shows who is there is not to wait for a Redis that is away, nor to count as a send.
 _breaker = Breaker(what="looks at who is present")
 
@@ -38,14 +32,14 @@ _breaker = Breaker(what="looks at who is present")
 async def members(room: str) -> list[Member]:
     """The members of a room, in the order of their names. Raises `RoomsUnavailable`, `InvalidRoom`."""
     name = check_room(room)
-    roll = await _attempt(lambda: whereabouts_for(channel_layer()).read(name))
+    roll = await _breaker.read(lambda: whereabouts_for(channel_layer()).read(name))
     return list(roll.members)
 
 
 async def count(room: str) -> int:
     """How many members a room has. Raises `RoomsUnavailable`, `InvalidRoom`."""
     name = check_room(room)
-    roll = await _attempt(lambda: whereabouts_for(channel_layer()).read(name, limit=0))
+    roll = await _breaker.read(lambda: whereabouts_for(channel_layer()).read(name, limit=0))
     return roll.count
 
 
@@ -74,9 +68,3 @@ def track_as(member: Member | None, rooms: Sequence[str], websocket: HasConnecti
     hub = hub_of(websocket.connection)
     if hub is not None:
         hub.track(websocket.connection, names, member)
-
-
-async def _attempt(reading: Callable[[], Awaitable[T]]) -> T:
-    with _breaker.attempt():
-        async with within(rooms_settings().send_timeout):
-            return await reading()

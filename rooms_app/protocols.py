@@ -33,6 +33,11 @@ class PendingSend:
     robust: bool = True
 
 
+def excluded_id(exclude: str | HasConnection | None) -> str | None:
+    """The id of the connection that a send leaves out, if it leaves one out."""
+    return exclude if isinstance(exclude, str | None) else exclude.connection.id
+
+
 @runtime_checkable
 class WebSocketConnectionManager(Protocol):
     """What `use_ws_manager()` gives; implement it to stand in for the real one in tests."""

@@ -71,6 +71,11 @@ def is_own(message_type: type[WebSocketMessageBase]) -> bool:
     return message_type.__module__.startswith("rooms_app.")
 
 
+def summary(message_type: type[WebSocketMessageBase]) -> str:
+    """The first line of its docstring; empty where it has none."""
+    return (message_type.__doc__ or "").strip().partition("\n")[0]
+
+
 class WebSocketMessageBase(BaseModel):
     """A typed message: Pydantic fields, and a MESSAGE_ID that names the type on the wire.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+from rooms_app.asking import ask_hubs
 from rooms_app.background import background
 from rooms_app.breaker import Breaker
 from rooms_app.cancelling import within
@@ -12,13 +13,18 @@ from rooms_app.conf import rooms_settings
 from rooms_app.ledger import ledger_for
 from rooms_app.orders import REPORT, ConnectionReport, Order
 from rooms_app.rooms import user_room
-from rooms_app.transport import channel_layer, group_send
+from rooms_app.transport import channel_layer
 
 __all__ = ["ConnectionReport", "connections_of", "connections_of_sync"]
 
 #: How long answers are waited for, in seconds.
 _PATIENCE = 1.0
 _breaker = Breaker(what="reports on users")
+
+
+class _Answer(NamedTuple):
+    process: str
+    connections: Sequence[ConnectionReport]
 
 
 async def connections_of(user: Any) -> list[ConnectionReport]:
@@ -30,27 +36,25 @@ async def connections_of(user: Any) -> list[ConnectionReport]:
     with _breaker.attempt():
         async with within(rooms_settings().send_timeout):
             listing = await ledger_for(layer).list(match=None, offset=0, limit=0)
-            channel = await layer.new_channel()
-        await group_send(layer, Order(user=user_room(user), reply_to=channel).message())
         expected = {count.process for count in listing.processes}
-        found: list[ConnectionReport] = []
-        heard: set[str] = set()
-        with contextlib.suppress(TimeoutError):
-            async with within(_PATIENCE):
-                while not expected or expected - heard:
-                    answer = await layer.receive(channel)
-                    if answer.get("type") != REPORT:
-                        continue
-                    heard.add(str(answer.get("process")))
-                    reports = map(ConnectionReport.parse, answer.get("connections", ()))
-                    found += [report for report in reports if report is not None]
-        with contextlib.suppress(TimeoutError):
-            # A receive that is cancelled has the layer forget the channel.
-            async with within(0.001):
-                await layer.receive(channel)
+        answers = await ask_hubs(
+            layer,
+            lambda channel: Order(user=user_room(user), reply_to=channel).message(),
+            _parse,
+            is_enough=lambda answers: bool(expected) and expected <= {answer.process for answer in answers},
+            patience=_PATIENCE,
+        )
+    found = [report for answer in answers for report in answer.connections]
     return sorted(found, key=lambda report: report.since)
 
 
 def connections_of_sync(user: Any) -> list[ConnectionReport]:
     """`connections_of` for sync code."""
     return background.run(lambda: connections_of(user))
+
+
+def _parse(answer: Mapping[str, Any]) -> _Answer | None:
+    if answer.get("type") != REPORT:
+        return None
+    reports = map(ConnectionReport.parse, answer.get("connections", ()))
+    return _Answer(str(answer.get("process")), [report for report in reports if report is not None])

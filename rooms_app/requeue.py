@@ -15,7 +15,8 @@ from rooms_app.relay import Stored, store
 
 PERMISSION = "rooms_app.requeue_dead_letter"
 
-#: The kind of outbox entries that are deliveries of bus messages.
+#: The kind of outbox entries that are deliveries of bus messages: `bus.leaving.KIND`, which is not to be had without
+#: Celery.
 _BUS = "bus"
 
 #: What a delivery has been through, forgotten.

@@ -24,11 +24,6 @@ async def give(order: Order) -> None:
         await group_send(channel_layer(), order.message())
 
 
-def give_sync(order: Order) -> None:
-    """`give` for sync code."""
-    background.run(lambda: give(order))
-
-
 def kick_order(user: Any) -> Order:
     """Close all connections of a user, with 4503."""
     return Order(user=user_room(user))

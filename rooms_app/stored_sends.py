@@ -20,6 +20,7 @@ from rooms_app.context import use_ws_manager
 from rooms_app.exceptions import RoomsError
 from rooms_app.manager import SendOutcome, check_idempotency_key, check_message
 from rooms_app.payloads import restore, text_of
+from rooms_app.protocols import excluded_id
 from rooms_app.registry import WebSocketMessageBase
 from rooms_app.relay import Stored, insert, store_and_carry
 from rooms_app.rooms import check_audience
@@ -59,7 +60,7 @@ def stored_send(
         # As texts: PostgreSQL's JSON has no NUL, and an order of keys of its own.
         "message": text,
         "rooms": json.dumps(check_audience(rooms)),
-        "exclude": exclude if isinstance(exclude, str | None) else exclude.connection.id,
+        "exclude": excluded_id(exclude),
     }
     return Stored(key=key or secrets.token_hex(16), body=body, is_remembered=key is not None, due_at=due_at)
 

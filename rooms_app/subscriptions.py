@@ -53,9 +53,6 @@ class Subscriptions:
         self._changed: set[str] = set()
         self._change = asyncio.Event()
 
-    def __len__(self) -> int:
-        return len(self._rooms)
-
     def __iter__(self) -> Iterator[Room]:
         return iter(tuple(self._rooms.values()))
 

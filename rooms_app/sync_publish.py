@@ -1,4 +1,4 @@
-"""Sending from sync code without an event loop: a plain PUBLISH in the wire format of channels_redis's pub/sub layer.
+"""Sending from sync code without an event loop: on our layer one call of its script, on the pub/sub layer one PUBLISH.
 
 `async_to_sync(layer.group_send)` opens a connection for each send; a background loop costs two thread hops. Other
 layers have no form that a plain client could write, and go through the background loop.
@@ -6,11 +6,9 @@ layers have no form that a plain client could write, and go through the backgrou
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import redis
 from channels_redis.pubsub import RedisPubSubChannelLayer
@@ -20,12 +18,12 @@ from redis.exceptions import NoScriptError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from rooms_app.background import after_fork_in_child
 from rooms_app.conf import rooms_settings
 from rooms_app.cursor import Cursor
 from rooms_app.layers import RoomsRedisChannelLayer
 from rooms_app.layers.scripts import Argument, Call, Calls
 from rooms_app.layers.sending import as_call
+from rooms_app.per_layer import PerLayer
 from rooms_app.rooms import group_name
 
 #: How long connecting may take, in seconds.
@@ -34,21 +32,6 @@ _CONNECT_TIMEOUT = 1.0
 _FRESH = 1.0
 #: What the layer's own `__init__` takes besides these changes what it sends; an unknown one means: not ours to write.
 _KNOWN_OPTIONS = {"hosts", "prefix", "on_disconnect", "on_reconnect"}
-
-_publishers: WeakKeyDictionary[Any, SyncPublisher]
-_lock: threading.Lock
-
-
-def _start_afresh() -> None:
-    global _publishers, _lock
-    _publishers = WeakKeyDictionary()
-    _lock = threading.Lock()
-
-
-_start_afresh()
-# A fork may take along a lock that nobody is left to release, and connections that are the parent's.
-after_fork_in_child(_start_afresh)
-
 
 #: A script to run, or the words of a command.
 Command = Call | Sequence[Argument]
@@ -72,23 +55,13 @@ class SyncPublisher:
         self._idle = [IdleConnections(pool) for pool in pools]
         self._prefix = prefix
 
-    @classmethod
-    def fit(cls, layer: Any) -> SyncPublisher | None:
+    @staticmethod
+    def fit(layer: Any) -> SyncPublisher | None:
         """The publisher of a layer, or None where the layer is of another kind, or configured in a way unknown here."""
         # Of the stock class only itself: a subclass may send otherwise.
         if type(layer) is not RedisPubSubChannelLayer and type(layer) is not RoomsRedisChannelLayer:
             return None
-        with _lock:
-            publisher = _publishers.get(layer)
-            if publisher is None:
-                options = vars(layer).get("_kwargs", {})
-                if vars(layer).get("_args") or not set(options) <= _KNOWN_OPTIONS:
-                    return None
-                pools = [_pool(host) for host in decode_hosts(options.get("hosts"))]
-                has_history = isinstance(layer, RoomsRedisChannelLayer) and layer.has_history
-                calls = layer.calls if has_history else None
-                publisher = _publishers[layer] = cls(pools, options.get("prefix", "asgi"), calls)
-            return publisher
+        return _publishers.of(layer)
 
     def send(self, *sends: Send) -> None:
         """Send messages to their rooms, in order; on one Redis in one round trip. Raises what redis-py raises."""
@@ -112,6 +85,19 @@ class SyncPublisher:
         if self._calls is None:
             return None
         return Cursor.parse(self._idle[0].execute([self._calls.tick()])[0].decode())
+
+
+def _publisher(layer: Any) -> SyncPublisher | None:
+    options = vars(layer).get("_kwargs", {})
+    if vars(layer).get("_args") or not set(options) <= _KNOWN_OPTIONS:
+        return None
+    pools = [_pool(host) for host in decode_hosts(options.get("hosts"))]
+    has_history = isinstance(layer, RoomsRedisChannelLayer) and layer.has_history
+    calls = layer.calls if has_history else None
+    return SyncPublisher(pools, options.get("prefix", "asgi"), calls)
+
+
+_publishers = PerLayer(_publisher)
 
 
 class IdleConnections:

@@ -14,14 +14,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
-from weakref import WeakKeyDictionary
 
 from rooms_app import envelope
-from rooms_app.background import after_fork_in_child
 from rooms_app.layers import RoomsRedisChannelLayer
 from rooms_app.layers.scripts import Call, Target
 from rooms_app.layers.sending import history_of
 from rooms_app.members import Member, PresenceJoined, PresenceLeft
+from rooms_app.per_layer import PerLayer
 from rooms_app.rooms import group_name
 
 T = TypeVar("T")
@@ -37,7 +36,7 @@ _ONCE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class RoomMember:
     """A member of a room."""
 
     room: str
@@ -75,7 +74,7 @@ class Roll:
 class Whereabouts(Protocol):
     """Where it is on record who is in which room. Each method raises what Redis raises; each can be tried again."""
 
-    async def enter(self, process: str, entries: Sequence[Entry], *, before_due: float | None = None) -> bool:
+    async def enter(self, process: str, entries: Sequence[RoomMember], *, before_due: float | None = None) -> bool:
         """Put members on record, and tell rooms where they are new; False where the process is not known.
 
         It has to tell all that it has then, from its first part on with `before_due`: after so many seconds that is due
@@ -102,7 +101,7 @@ class RedisWhereabouts:
         self._layer = layer
         self._calls = layer.calls
 
-    async def enter(self, process: str, entries: Sequence[Entry], *, before_due: float | None = None) -> bool:
+    async def enter(self, process: str, entries: Sequence[RoomMember], *, before_due: float | None = None) -> bool:
         rows = [(entry.room, entry.member.id, entry.member.name) for entry in entries]
         new = await self._call(self._calls.enter(process, rows, before_due=before_due))
         if new == -1:
@@ -188,7 +187,7 @@ class MemoryWhereabouts:
         #: When those leave whom no process has any more, on the monotonic clock.
         self._leaving: dict[tuple[str, str], float] = {}
 
-    async def enter(self, process: str, entries: Sequence[Entry], *, before_due: float | None = None) -> bool:
+    async def enter(self, process: str, entries: Sequence[RoomMember], *, before_due: float | None = None) -> bool:
         with self._lock:
             if before_due is None and process not in self._held:
                 return False
@@ -267,26 +266,14 @@ def _roll(members: Iterable[Member], count: int) -> Roll:
     return Roll(members=_sorted(members), count=count)
 
 
-_in_memory: WeakKeyDictionary[Any, MemoryWhereabouts] = WeakKeyDictionary()
-_lock = threading.Lock()
-
-
-def _start_afresh() -> None:
-    global _in_memory, _lock
-    _in_memory = WeakKeyDictionary()
-    _lock = threading.Lock()
-
-
-# A fork may take along a lock that nobody is left to release, and members who are the parent's.
-after_fork_in_child(_start_afresh)
+_in_memory = PerLayer(lambda layer: MemoryWhereabouts())
 
 
 def whereabouts_for(layer: Any, *, announce: Callable[[dict[str, Any]], None] | None = None) -> Whereabouts:
     """The record that goes with a channel layer; where it is in memory, `announce` is how rooms are told."""
     if isinstance(layer, RoomsRedisChannelLayer) and layer.has_history:
         return RedisWhereabouts(layer)
-    with _lock:
-        store = _in_memory.setdefault(layer, MemoryWhereabouts())
-        if announce is not None:
-            store.announce = announce
-        return store
+    store = _in_memory.of(layer)
+    if announce is not None:
+        store.announce = announce
+    return store

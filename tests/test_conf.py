@@ -149,9 +149,11 @@ def test_a_timeout_that_kills_idle_readers_is_a_warning(settings: Any, hosts: An
 
 
 def test_the_bundled_redis_is_a_warning_in_production(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless REDIS_URL names another."""
+    """Unless REDIS_URL names another; an empty one names none."""
     monkeypatch.delenv("REDIS_URL", raising=False)
     settings.DEBUG = False
+    assert "rooms.W004" in ids()
+    monkeypatch.setenv("REDIS_URL", "")
     assert "rooms.W004" in ids()
     monkeypatch.setenv("REDIS_URL", "redis://localhost")
     assert "rooms.W004" not in ids()
@@ -191,11 +193,15 @@ def test_a_redis_host_suits_every_kind_of_connection(url: str) -> None:
 def test_the_log_says_how_to_start_the_bundled_redis(
     settings: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where that is what is missing."""
+    """Where that is what is missing: REDIS_URL names no other, as also an empty one."""
     monkeypatch.delenv("REDIS_URL", raising=False)
     settings.ROOMS = {}
     assert advice() == ""
     settings.ROOMS = {"embedded_directory": tmp_path}
+    assert "manage.py demo" in advice()
+    monkeypatch.setenv("REDIS_URL", "redis://localhost")
+    assert advice() == ""
+    monkeypatch.setenv("REDIS_URL", "")
     assert "manage.py demo" in advice()
     (tmp_path / "redis.sock").touch()
     assert advice() == ""

@@ -23,7 +23,7 @@ from django.utils import timezone
 from pydantic import field_serializer
 
 from rooms_app import InvalidRoom, MessageTooLarge, RoomsError, SendOutcome, WebSocketMessage, provide_ws_manager
-from rooms_app.checks import check_rooms
+from rooms_app.checks import check_project
 from rooms_app.layers import channel_layer
 from rooms_app.manager import ChannelLayerManager
 from rooms_app.models import OutboxEntry
@@ -326,7 +326,7 @@ async def test_two_relay_processes_send_each_of_300_once(environment: dict[str, 
 
 
 def test_a_class_that_is_stored_and_then_dropped_is_a_warning() -> None:
-    before = {each.id for each in check_rooms(None)}
+    before = {each.id for each in check_project(None)}
 
     class Contradiction(WebSocketMessage):
         MESSAGE_ID = "tests.contradiction"
@@ -334,7 +334,7 @@ def test_a_class_that_is_stored_and_then_dropped_is_a_warning() -> None:
         VOLATILE = True
 
     try:
-        assert {each.id for each in check_rooms(None)} - before == {"rooms.W011"}
+        assert {each.id for each in check_project(None)} - before == {"rooms.W011"}
     finally:
         registry._types.pop(Contradiction.MESSAGE_ID)
 

@@ -26,7 +26,7 @@ from rooms_app.layers import channel_layer
 from rooms_app.members import member_of
 from rooms_app.presence import Member
 from rooms_app.registry import registry
-from rooms_app.whereabouts import Entry, Exit, RedisWhereabouts, whereabouts_for
+from rooms_app.whereabouts import Exit, RedisWhereabouts, RoomMember, whereabouts_for
 from tests.app.messages import Note
 from tests.clients import Client, client, clients, signed_in, the_hub
 from tests.histories import Stop, come_and_go, reset, resumed
@@ -266,7 +266,7 @@ class TestHistory:
         await crowd.is_in(BOB)
         there, zoe = "2-b/0", Member(id="z", name="zoe")
         record = await other_process(there)
-        await record.enter(there, [Entry(room="a", member=zoe)])
+        await record.enter(there, [RoomMember(room="a", member=zoe)])
         stop = Stop("read", monkeypatch, of=RedisWhereabouts, is_after=True)
         ann = await crowd.comes(ANN)
         await stop.reached.wait()
@@ -307,7 +307,7 @@ class TestHistory:
     ) -> None:
         """All leases were over: each process finds itself unknown, tells all, and gives the others time to do so."""
         bob = await crowd.is_in(BOB)
-        zoe, processes = Entry(room="a", member=Member(id="z", name="zoe")), the_hub().layer.calls._whose[0]
+        zoe, processes = RoomMember(room="a", member=Member(id="z", name="zoe")), the_hub().layer.calls._whose[0]
         await (await other_process("2-b/0")).enter("2-b/0", [zoe])
         assert await told(bob) == ("joined", "zoe")
         for process in redis_server.client.zrange(processes, 0, -1):

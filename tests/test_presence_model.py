@@ -21,7 +21,7 @@ from rooms_app.cursor import unstamp
 from rooms_app.layers.scripts import DEPART, JOIN, Call, Calls
 from rooms_app.members import Member
 from rooms_app.rooms import group_name
-from rooms_app.whereabouts import Entry, Exit, RedisWhereabouts
+from rooms_app.whereabouts import Exit, RedisWhereabouts, RoomMember
 from tests.live import RedisServer
 
 PROCESSES, ROOMS, MEMBERS = ("1-a/0", "2-b/0", "3-c/0"), ("a", "b"), ("x", "y", "z")
@@ -331,8 +331,8 @@ class Presence(RuleBasedStateMachine):
         return self.runner.run(call)
 
 
-def _entries(places: list[Place]) -> list[Entry]:
-    return [Entry(room=room, member=Member(id=id, name=id.upper())) for room, id in places]
+def _entries(places: list[Place]) -> list[RoomMember]:
+    return [RoomMember(room=room, member=Member(id=id, name=id.upper())) for room, id in places]
 
 
 def _exits(places: list[Place], grace: float) -> list[Exit]:

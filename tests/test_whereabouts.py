@@ -16,7 +16,7 @@ from rooms_app.layers import RoomsRedisChannelLayer
 from rooms_app.ledger import RedisLedger
 from rooms_app.members import Member
 from rooms_app.rooms import group_name
-from rooms_app.whereabouts import Entry, Exit, MemoryWhereabouts, RedisWhereabouts, Whereabouts, whereabouts_for
+from rooms_app.whereabouts import Exit, MemoryWhereabouts, RedisWhereabouts, RoomMember, Whereabouts, whereabouts_for
 from tests.live import RedisServer
 
 ONE, TWO = "1-a/0", "2-b/0"
@@ -58,8 +58,8 @@ class Record:
         return [(kind, [member["name"] for member in members]) for kind, members in kinds]
 
 
-def entry(name: str, room: str = "a") -> Entry:
-    return Entry(room=room, member=Member(id=f"id-{name}", name=name))
+def entry(name: str, room: str = "a") -> RoomMember:
+    return RoomMember(room=room, member=Member(id=f"id-{name}", name=name))
 
 
 @pytest.fixture(params=["redis", "memory"])
@@ -220,7 +220,7 @@ class TestRecord:
     async def test_any_room_name_and_any_id_will_do(self, record: Record, room: str) -> None:
         """Those of UUIDs, and of other alphabets."""
         members = [Member(id=id, name=f"Zoë {id}") for id in (str(uuid.uuid4()), "4:é", "\n")]
-        await record.store.enter(ONE, [Entry(room=room, member=member) for member in members])
+        await record.store.enter(ONE, [RoomMember(room=room, member=member) for member in members])
         assert sorted((await record.store.read(room)).members, key=str) == sorted(members, key=str)
         await record.store.forget(ONE, grace=0.0)
         await record.settle(TWO)

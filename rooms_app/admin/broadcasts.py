@@ -23,7 +23,7 @@ from rooms_app.exceptions import UnknownMessage
 from rooms_app.forms import form_class
 from rooms_app.models import AuditEntry, Broadcast
 from rooms_app.payloads import is_storable
-from rooms_app.registry import WebSocketMessageBase
+from rooms_app.registry import WebSocketMessageBase, summary
 
 State = Broadcast.State
 
@@ -135,7 +135,7 @@ class BroadcastAdmin(ModelAdmin):
         choices = [
             {
                 "id": each.MESSAGE_ID,
-                "about": (each.__doc__ or "").strip().partition("\n")[0],
+                "about": summary(each),
                 "query": urlencode({"type": each.MESSAGE_ID, **kept}),
             }
             for each in message_types(request)
@@ -173,7 +173,7 @@ class BroadcastAdmin(ModelAdmin):
             "message_form": message_form,
             "delivery": delivery,
             "media": self.media + message_form.media + delivery.media,
-            "about": (found.__doc__ or "").strip().partition("\n")[0],
+            "about": summary(found),
             "message_id": found.MESSAGE_ID,
             "broadcast": None if broadcast._state.adding else broadcast,
             "revision": broadcast.revision,

@@ -203,7 +203,7 @@ class Flow:
         self._repaired = (now.id, asyncio.get_running_loop().time())
 
     def _lose(self, groups: Collection[str] | None, reason: str, now: Cursor) -> None:
-        self._sink.count("resets")
+        self._sink.count("reset_events")
         logger.warning("connections are told to reload reason=%s rooms=%s", reason, groups or "all")
         self._sink.take(lambda: self._sink.lose(groups, reason, now))
 

@@ -35,8 +35,8 @@ def _load(*names: str, sends: bool = False) -> Script:
 
 
 SEND = _load("send")
-TICK = _load("tick")
-SETTLE = _load("settle")
+TICK = _load("takeover", "tick")
+SETTLE = _load("takeover", "settle")
 REPLAY = _load("replay")
 LEASE = _load("reap", "lease")
 COUNTS = _load("reap", "counts")

@@ -43,9 +43,9 @@ local function hold(process, room, id, name)
   redis.call('SADD', held_of .. process, pack(room, id))
   redis.call('HSET', members_of .. room, id, name)
   redis.call('ZREM', leaving_of .. room, id)
-  for _, name in ipairs(over) do
+  for _, left in ipairs(over) do
     -- When that process's members are due is no concern of hers any more.
-    redis.call('SREM', ended_of .. name, pack(room, id))
+    redis.call('SREM', ended_of .. left, pack(room, id))
   end
 end
 

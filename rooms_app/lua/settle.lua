@@ -1,5 +1,6 @@
 -- As tick.lua, and begins a new epoch where what a connecting hub knows contradicts what is stored: a replica that
--- took over, or an append-only file that lost its tail, must end in a reset and never in a false proof.
+-- took over (see takeover.lua), or an append-only file that lost its tail, must end in a reset and never in a false
+-- proof.
 --
 -- KEYS[1]  clock: a hash of epoch, id (the greatest given out) and promotion (the takeover it was begun after)
 -- KEYS[2]  last ids: a sorted set of each room's last id; the member "" keeps it from vanishing
@@ -17,12 +18,6 @@ local time = redis.call('TIME')
 local clock = redis.call('HMGET', KEYS[1], 'epoch', 'id', 'promotion')
 local epoch, clock_id, promotion = clock[1], tonumber(clock[2]) or 0, clock[3] or ''
 local id = math.max(time[1] * 1000000 + time[2], clock_id + 1)
-
--- The takeover by which this server became the master; "" where it never did.
-local info = redis.pcall('INFO', 'replication')
-info = type(info) == 'string' and info or ''
-local earlier, offset = string.match(info, 'master_replid2:(%x+)'), string.match(info, 'second_repl_offset:(%-?%d+)')
-local takeover = earlier and string.find(earlier, '[^0]') and offset and earlier .. ':' .. offset or ''
 
 local is_new = not epoch or not redis.call('ZSCORE', KEYS[2], '') or (takeover ~= '' and takeover ~= promotion)
 if not is_new and ARGV[3] == epoch then

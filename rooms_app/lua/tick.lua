@@ -1,5 +1,5 @@
 -- Advances the clock to now and returns it: a position that everything sent before is not greater than. Begins a new
--- epoch on a replica that took over: it may lack what the master had last.
+-- epoch on a replica that took over (see takeover.lua): it may lack what the master had last.
 --
 -- KEYS[1]  clock: a hash of epoch, id (the greatest given out) and promotion (the takeover it was begun after)
 -- KEYS[2]  last ids: a sorted set of each room's last id; the member "" keeps it from vanishing
@@ -14,12 +14,6 @@ local clock = redis.call('HMGET', KEYS[1], 'epoch', 'id', 'promotion')
 local epoch, promotion = clock[1], clock[3] or ''
 local id = math.max(time[1] * 1000000 + time[2], (tonumber(clock[2]) or 0) + 1)
 local id_text = string.format('%.0f', id)
-
--- The takeover by which this server became the master; "" where it never did.
-local info = redis.pcall('INFO', 'replication')
-info = type(info) == 'string' and info or ''
-local earlier, offset = string.match(info, 'master_replid2:(%x+)'), string.match(info, 'second_repl_offset:(%-?%d+)')
-local takeover = earlier and string.find(earlier, '[^0]') and offset and earlier .. ':' .. offset or ''
 
 if not epoch or not redis.call('ZSCORE', KEYS[2], '') or (takeover ~= '' and takeover ~= promotion) then
   epoch = ARGV[1]

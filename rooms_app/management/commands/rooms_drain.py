@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from argparse import ArgumentTypeError
 from dataclasses import asdict, replace
 from typing import Any
 
 from django.core.management.base import CommandParser
 
-from rooms_app.cancelling import within
+from rooms_app.asking import ask_hubs
 from rooms_app.conf import rooms_settings
 from rooms_app.drain import Drained, DrainOrder, is_process_id
 from rooms_app.management.base import RoomsCommand, layer_errors, seconds, shared_layer
-from rooms_app.transport import group_send
 
 #: How long answers are waited for, in seconds.
 _PATIENCE = 2.0
@@ -65,19 +63,15 @@ class Command(RoomsCommand):
 
 async def _give(order: DrainOrder) -> list[Drained]:
     """The answers to the order, one for each process."""
-    layer = shared_layer("drain")
-    async with within(rooms_settings().send_timeout):
-        channel = await layer.new_channel()
-    await group_send(layer, replace(order, reply_to=channel).message())
-    answers: dict[str, Drained] = {}
-    # Who asks all does not know how many there are.
-    with contextlib.suppress(TimeoutError):
-        async with within(_PATIENCE):
-            while order.process is None or not answers:
-                drained = Drained.parse(await layer.receive(channel))
-                if drained is not None:
-                    answers[drained.process] = drained
-    return list(answers.values())
+    answers = await ask_hubs(
+        shared_layer("drain"),
+        lambda channel: replace(order, reply_to=channel).message(),
+        Drained.parse,
+        # Who asks all does not know how many there are.
+        is_enough=lambda answers: order.process is not None and bool(answers),
+        patience=_PATIENCE,
+    )
+    return list({drained.process: drained for drained in answers}.values())
 
 
 def _process_id(text: str) -> str:

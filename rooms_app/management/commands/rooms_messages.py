@@ -9,7 +9,7 @@ from django.core.management.base import CommandParser
 from pydantic import PydanticUserError
 
 from rooms_app.management.base import RoomsCommand
-from rooms_app.registry import WebSocketMessageBase, registry
+from rooms_app.registry import WebSocketMessageBase, registry, summary
 
 #: What JSON Schema says of a field's values beside their type.
 _LIMITS = (
@@ -45,10 +45,11 @@ def _described(message_type: type[WebSocketMessageBase]) -> dict[str, Any]:
     return {
         "MESSAGE_ID": message_type.MESSAGE_ID,
         "class": _class_name(message_type),
-        "description": _first_line(message_type),
+        "description": summary(message_type),
         "history": message_type.HISTORY,
         "retain": message_type.RETAIN,
         "volatile": message_type.VOLATILE,
+        "outbox": message_type.OUTBOX,
         "schema": schema,
         **({"problem": problem} if problem else {}),
     }
@@ -56,7 +57,7 @@ def _described(message_type: type[WebSocketMessageBase]) -> dict[str, Any]:
 
 def _lines(message_type: type[WebSocketMessageBase]) -> Iterator[str]:
     yield f"{message_type.MESSAGE_ID}  ({', '.join([_class_name(message_type), *_traits(message_type)])})"
-    description = _first_line(message_type)
+    description = summary(message_type)
     if description:
         yield f"    {description}"
     schema, problem = _schema(message_type)
@@ -113,11 +114,9 @@ def _traits(message_type: type[WebSocketMessageBase]) -> Iterator[str]:
         yield "retained"
     if message_type.VOLATILE:
         yield "volatile"
+    if message_type.OUTBOX:
+        yield "outbox"
 
 
 def _class_name(message_type: type[WebSocketMessageBase]) -> str:
     return f"{message_type.__module__}.{message_type.__qualname__}"
-
-
-def _first_line(message_type: type[WebSocketMessageBase]) -> str:
-    return (message_type.__doc__ or "").strip().partition("\n")[0]

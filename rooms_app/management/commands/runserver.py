@@ -13,7 +13,7 @@ from django.core.management.base import CommandError
 from django.utils.autoreload import DJANGO_AUTORELOAD_ENV
 
 from rooms_app.conf import rooms_settings
-from rooms_app.embedded import EmbeddedRedis
+from rooms_app.embedded import EmbeddedRedis, is_bundled
 from rooms_app.exceptions import RoomsError
 from rooms_app.processes import die_with_parent
 
@@ -31,7 +31,7 @@ class Command(runserver.Command):  # type: ignore[misc]  # daphne has no types
             return
         os.environ[_OUTER_PID] = str(os.getpid())
         with ExitStack() as stack:
-            if (directory := rooms_settings().embedded_directory) and not os.environ.get("REDIS_URL"):
+            if (directory := rooms_settings().embedded_directory) and is_bundled():
                 # SIGTERM would end Python on the spot: unwind to the stop below until a server takes it over.
                 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
                 try:
