@@ -24,9 +24,14 @@ def restore(message_id: str, text: str) -> WebSocketMessageBase:
     try:
         return message_type.model_validate_json(text, by_alias=True, by_name=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the message"
-        raise RoomsError(f"{message_id} has changed, and no longer fits: {place}: {first['msg']}.") from error
+        raise RoomsError(f"{message_id} has changed, and no longer fits: {first_problem(error)}") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that is wrong, with its place, as a sentence."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"])) or "the message"
+    return f"{place}: {first['msg']}."
 
 
 def storable(text: str) -> str:

@@ -84,6 +84,12 @@ def store_and_carry(
         return Counter({State.WAITING: len(entries)})
 
 
+def as_stored(moment: datetime) -> datetime:
+    """A moment as the database takes it: without a time zone where USE_TZ is off."""
+    is_wrong = timezone.is_aware(moment) and timezone.is_naive(timezone.now())
+    return timezone.make_naive(moment) if is_wrong else moment
+
+
 def insert(kind: str, entries: Sequence[Stored], *, using: str | None = None, carry: bool = True) -> Group:
     """Store entries; outside of a transaction it is left to the caller to carry them."""
     database = outbox_database(using)
@@ -94,10 +100,10 @@ def insert(kind: str, entries: Sequence[Stored], *, using: str | None = None, ca
     token, until = (group.token, now + FIRST_CLAIM) if carry and can_carry(kind) else ("", None)
     rows = []
     for entry in entries:
-        is_due = entry.due_at is None or entry.due_at <= now
+        due_at = now if entry.due_at is None else as_stored(entry.due_at)
         row = OutboxEntry(kind=kind, key=entry.key, body=entry.body, is_remembered=entry.is_remembered)
-        row.due_at = now if entry.due_at is None else entry.due_at
-        if is_due and token:
+        row.due_at = due_at
+        if due_at <= now and token:
             row.claimed_by, row.claimed_until = token, until
             group.keys.append((kind, entry.key))
         rows.append(row)

@@ -30,6 +30,8 @@ _PAUSE = 1.0
     acks_late=True,
     reject_on_worker_lost=True,
     acks_on_timeout=False,
+    # Celery's own way would publish it again after minutes, and tell the broker that it is done.
+    retry_on_worker_lost=False,
     ignore_result=True,
 )
 def handle(self: Any, body: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,7 +16,7 @@ from rooms_app.bus.broker import celery_app
 from rooms_app.bus.checks import check_bus
 from rooms_app.bus.delivery import TASK
 from rooms_app.bus.handlers import HandlerRegistry, handlers
-from rooms_app.bus.workers import needed_visibility, set_safe_defaults, warnings_for
+from rooms_app.bus.workers import needed_visibility, set_prefetch, set_safe_defaults, warnings_for
 from rooms_app.exceptions import MessageDefinitionError, RoomsConfigurationError
 from tests.bus_project.messages import Unhandled
 from tests.live import ROOT
@@ -237,7 +238,7 @@ def test_without_celery_only_the_bus_is_missing() -> None:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == 'rooms_app.bus needs Celery: pip install "rooms_app[bus]"'
+    assert done.stdout.splitlines()[-1] == "rooms_app.bus needs Celery: install the extra rooms_app[bus]."
 
 
 def test_a_process_without_a_celery_app_is_told_so() -> None:
@@ -288,6 +289,32 @@ class TestSafeDefaults:
         assert f"{__name__}.carry_slowly may take 300 s" in warning
         app.conf.broker_transport_options = {"visibility_timeout": 7_200}
         assert warnings_for(app) == []
+
+    @pytest.mark.parametrize("is_option", [False, True], ids=["setting", "command line"])
+    def test_the_broker_waits_for_all_that_a_worker_takes(self, app: Celery, is_option: bool) -> None:
+        """The last of four begins when the others have ended."""
+        if not is_option:
+            app.conf.worker_prefetch_multiplier = 4
+        set_safe_defaults(app)
+        worker = SimpleNamespace(app=app, prefetch_multiplier=5 if is_option else 4)
+        set_prefetch(worker)
+        taken = worker.prefetch_multiplier
+        assert app.conf.broker_transport_options["visibility_timeout"] == needed_visibility(taken) > 310 * taken
+        assert warnings_for(app, prefetch=taken) == []
+
+    def test_no_time_is_enough_for_any_number(self, app: Celery) -> None:
+        app.conf.worker_prefetch_multiplier = 0
+        set_safe_defaults(app)
+        assert app.conf.broker_transport_options == {}
+        (warning,) = warnings_for(app)
+        assert "worker_prefetch_multiplier should be 1" in warning
+
+    def test_a_pool_of_greenlets_is_warned_of(self, app: Celery) -> None:
+        """Whatever the broker; nothing is said of the others."""
+        set_safe_defaults(app)
+        (warning,) = warnings_for(app, pool="celery.concurrency.gevent")
+        assert "prefork, threads or solo" in warning
+        assert warnings_for(app, pool="celery.concurrency.prefork") == []
 
     def test_other_tasks_of_the_team_keep_celerys_hour(self, app: Celery) -> None:
         """They share the broker, and what takes longer than it waits runs twice: it is said instead."""

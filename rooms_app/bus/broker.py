@@ -8,6 +8,9 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any, cast
+from uuid import uuid4
+
+from redis.exceptions import RedisError
 
 from rooms_app.background import after_fork_in_child
 from rooms_app.bus.delivery import TASK, Delivery
@@ -15,14 +18,16 @@ from rooms_app.bus.handlers import handlers
 from rooms_app.exceptions import BusUnavailable, RoomsConfigurationError, explain
 
 try:
+    import amqp.exceptions
     from celery import Celery
     from celery.app import app_or_default
     from kombu.connection import ConnectionPool
+    from kombu.exceptions import LimitExceeded, OperationalError
     from kombu.pools import ProducerPool
 
     from rooms_app.bus.redis_records import RecordingPool
 except ImportError as error:
-    raise ImportError('rooms_app.bus needs Celery: pip install "rooms_app[bus]"') from error
+    raise ImportError("rooms_app.bus needs Celery: install the extra rooms_app[bus].") from error
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +92,10 @@ class Broker:
         self._retry_at = 0.0
 
     def send(self, delivery: Delivery, *, countdown: float = 0) -> None:
-        """Hand a delivery to the broker. Raises `BusUnavailable`, which means perhaps sent."""
+        """Hand a delivery to the broker. Raises `BusUnavailable`, which means perhaps sent.
+
+        What the broker, or Celery, has against this delivery alone is raised as it is: others may go.
+        """
         app = celery_app()
         if not self._may_try():
             raise BusUnavailable("Not tried: the broker failed a moment ago.")
@@ -95,6 +103,9 @@ class Broker:
             with self._pool(app).acquire(block=True, timeout=_CONNECT_TIMEOUT) as producer:
                 app.send_task(TASK, args=[delivery.body()], producer=producer, **_options(delivery, countdown))
         except Exception as error:
+            if not _is_away(error):
+                self._end_trial()
+                raise
             self._note_failure(error)
             raise BusUnavailable(f"The broker did not confirm: {explain(error)}") from error
         if self._retry_at:
@@ -116,6 +127,12 @@ class Broker:
                 # This one is tried; until it is known what became of it, the others go on failing.
                 self._retry_at = now + _TRIAL
             return True
+
+    def _end_trial(self) -> None:
+        """It was not found out whether the broker is back: the next one is tried at once."""
+        with self._lock:
+            if self._retry_at:
+                self._retry_at = time.monotonic()
 
     def _note_failure(self, error: Exception) -> None:
         # Once a burst.
@@ -142,12 +159,23 @@ def _new_pool(app: Celery) -> ProducerPool:
     return ProducerPool(connections=pool(connection, limit=limit), limit=limit)
 
 
+def _is_away(error: Exception) -> bool:
+    """Whether an error says that the broker does not answer, or takes nothing; else it is of the one delivery."""
+    cause = error.__cause__ if isinstance(error, OperationalError) and error.__cause__ is not None else error
+    if isinstance(cause, amqp.exceptions.AccessRefused):
+        # Of a queue, or of the login.
+        return "login" in str(cause).lower()
+    return isinstance(cause, OperationalError | LimitExceeded | OSError | amqp.exceptions.ConnectionError | RedisError)
+
+
 def _options(delivery: Delivery, countdown: float) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "task_id": delivery.id,
+        # Of this sending. With worker_deduplicate_successful_tasks Celery drops what comes back under an id that it has
+        # seen succeed, and a try that failed has: the next one is another task.
+        "task_id": str(uuid4()),
         # What monitoring shows instead of the one task's name, and instead of a payload that may be private.
         "shadow": delivery.handler,
-        "argsrepr": f"({delivery.topic} attempt={delivery.attempt} losses={delivery.losses})",
+        "argsrepr": f"({delivery.topic} id={delivery.id} attempt={delivery.attempt} losses={delivery.losses})",
         "ignore_result": True,
         "add_to_parent": False,
         "retry": True,
@@ -157,13 +185,15 @@ def _options(delivery: Delivery, countdown: float) -> dict[str, Any]:
     if countdown > 0:
         options["countdown"] = countdown
     handler = handlers.find(delivery.topic, delivery.handler)
-    if handler is None:
-        return options
-    if handler.queue is not None:
-        options["queue"] = handler.queue
-    if not handler.is_async:
-        options["soft_time_limit"] = handler.timeout
-    options["time_limit"] = handler.timeout + KILLED_AFTER
+    # Without it, in a process of before the last deploy, as the publisher had it.
+    queue, timeout = (handler.queue, handler.timeout) if handler is not None else (delivery.queue, delivery.timeout)
+    if queue is not None:
+        options["queue"] = queue
+    if timeout is not None:
+        limit = timeout + KILLED_AFTER
+        # An async one is cancelled, not interrupted. Without a limit it would have the app's own, task_soft_time_limit.
+        is_interrupted = handler is not None and not handler.is_async
+        options.update(time_limit=limit, soft_time_limit=timeout if is_interrupted else limit)
     return options
 
 

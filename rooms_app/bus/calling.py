@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from typing import Any
 
@@ -12,6 +14,8 @@ from rooms_app.background import background
 from rooms_app.bus.delivery import MessageOf
 from rooms_app.bus.handlers import Handler
 from rooms_app.cancelling import within
+
+logger = logging.getLogger(__name__)
 
 
 def call(handler: Handler, message: MessageOf[Any]) -> None:
@@ -55,22 +59,40 @@ class _OrmConnections:
 
     Around each handler what is old is closed, as Django does it around a request; but only what is broken while
     another one runs, which may be in the middle of a query. `tasks` does it for the thread of a sync handler.
+
+    It is not waited for: what is asked of that thread is done in turn, so before the handler's own calls; and a slow
+    query must not hold up a handler that makes none.
     """
 
     def __init__(self) -> None:
         #: How many handlers run; touched in the background loop alone.
         self._running = 0
+        self._closings: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> None:
         self._running += 1
-        await self._close(is_alone=self._running == 1)
+        self._close(is_alone=self._running == 1)
+        # Once round the loop, so that it is asked before the handler asks for something.
+        await asyncio.sleep(0)
 
     async def __aexit__(self, *failure: object) -> None:
         self._running -= 1
-        await self._close(is_alone=not self._running)
+        self._close(is_alone=not self._running)
 
-    async def _close(self, *, is_alone: bool) -> None:
+    def _close(self, *, is_alone: bool) -> None:
+        closing = asyncio.get_running_loop().create_task(
+            _in_orm_thread(is_alone=is_alone), name="rooms-orm-connections"
+        )
+        self._closings.add(closing)
+        closing.add_done_callback(self._closings.discard)
+
+
+async def _in_orm_thread(*, is_alone: bool) -> None:
+    try:
         await sync_to_async(close_old_connections if is_alone else _close_broken)()
+    except Exception:
+        # The next handler's calls find out what is wrong.
+        logger.exception("database connections could not be closed")
 
 
 def _close_broken() -> None:

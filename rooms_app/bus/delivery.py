@@ -50,6 +50,9 @@ class Delivery(BaseModel):
     waits: int = 0
     idempotency_key: str | None = None
     published_at: AwareDatetime
+    #: The handler's queue and timeout, for a process on the way that does not know it.
+    queue: str | None = None
+    timeout: float | None = None
 
     def next_try(self, **changes: Any) -> Delivery:
         """The same delivery with some counts changed."""

@@ -28,13 +28,22 @@ KIND = "bus"
 
 
 def send_all(deliveries: Sequence[Delivery]) -> list[Delivery]:
-    """Hand deliveries to the broker, to be handled now; those that it did not take."""
+    """Hand deliveries to the broker, to be handled now; those that it did not take.
+
+    Also those that it has something against, such as a queue that there is not: stored, they are told of.
+    """
+    refused: list[Delivery] = []
     for index, delivery in enumerate(deliveries):
         try:
             broker.send(delivery)
         except BusUnavailable:
-            return list(deliveries[index:])
-    return []
+            return [*refused, *deliveries[index:]]
+        except Exception as error:
+            logger.error(
+                "a bus message is not taken handler=%s id=%s: %s", delivery.handler, delivery.id, explain(error)
+            )
+            refused.append(delivery)
+    return refused
 
 
 def store_all(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from django.utils import timezone
 
@@ -55,10 +55,10 @@ class BusMessage(BusMessageBase, abstract=True):
 
 def _in(seconds: float) -> datetime:
     check_seconds("delay(…)", seconds)
-    return timezone.now() + timedelta(seconds=seconds)
+    return datetime.now(UTC) + timedelta(seconds=seconds)
 
 
 def _aware(when: datetime) -> datetime:
     if timezone.is_naive(when):
-        raise ValueError(f"schedule({when!r}) needs an aware datetime, such as timezone.now() + timedelta(hours=1).")
+        raise ValueError(f"schedule({when!r}) needs an aware datetime, such as datetime.now(UTC) + timedelta(hours=1).")
     return when

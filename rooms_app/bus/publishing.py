@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.db import DEFAULT_DB_ALIAS, transaction
-from django.utils import timezone
+from pydantic import SecretBytes, SecretStr, ValidationError
 
 from rooms_app.background import refuse_in_event_loop
 from rooms_app.bus.broker import celery_app, is_eager, propagates
@@ -21,6 +23,7 @@ from rooms_app.bus.registry import BusMessageBase
 from rooms_app.bus.running import handle_eagerly
 from rooms_app.bus.staging import after_commit, current_staging
 from rooms_app.manager import SendOutcome, check_idempotency_key
+from rooms_app.payloads import first_problem
 from rooms_app.sender import is_in_transaction
 
 logger = logging.getLogger(__name__)
@@ -47,11 +50,12 @@ class Publication:
     ) -> Publication:
         """Raises `NoHandler`, `ValueError`, `RoomsConfigurationError`: here the caller can still mend it."""
         celery_app()
-        now = timezone.now()
+        # Aware, whatever USE_TZ says.
+        now = datetime.now(UTC)
         is_later = due_at is not None and due_at > now
         return cls(
             topic=message.MESSAGE_TOPIC,
-            payload=message.model_dump_json(round_trip=True),
+            payload=_payload_of(message),
             handlers=tuple(handlers.of(message.MESSAGE_TOPIC)),
             published_at=now,
             due_at=due_at,
@@ -74,9 +78,35 @@ class Publication:
                 payload=self.payload,
                 idempotency_key=self.idempotency_key,
                 published_at=self.published_at,
+                queue=handler.queue,
+                timeout=handler.timeout,
             )
             for handler in self.handlers
         ]
+
+
+def _payload_of(message: BusMessageBase) -> str:
+    """A message's fields as JSON. Raises `ValueError` for what a worker could not read, or not as it was."""
+    payload = message.model_dump_json(round_trip=True)
+    try:
+        type(message).model_validate_json(payload, by_alias=True, by_name=True)
+    except ValidationError as error:
+        raise ValueError(f"{type(message).__name__} does not read what it writes: {first_problem(error)}") from error
+    if secret := next(_secrets(message.model_dump()), None):
+        raise ValueError(f"{type(message).__name__} holds a {secret}, of which JSON has asterisks alone: use str.")
+    return payload
+
+
+def _secrets(value: Any) -> Iterator[str]:
+    """The types of the secrets in a value."""
+    if isinstance(value, SecretStr | SecretBytes):
+        yield type(value).__name__
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _secrets(each)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for each in value:
+            yield from _secrets(each)
 
 
 async def publish(publication: Publication) -> SendOutcome:

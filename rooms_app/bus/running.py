@@ -20,6 +20,7 @@ from rooms_app.bus.retrying import Retry
 from rooms_app.bus.staging import Staging
 from rooms_app.models import DeadLetter
 from rooms_app.payloads import is_storable, storable
+from rooms_app.relay import as_stored
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ def bury(delivery: Delivery, reason: DeadLetter.Reason, error: str) -> None:
             reason=reason,
             error=error,
             attempts=delivery.attempt,
-            published_at=delivery.published_at,
+            published_at=as_stored(delivery.published_at),
         )
     except DatabaseError:
         logger.exception("a dead letter can't be stored, its message comes again id=%s", delivery.id)

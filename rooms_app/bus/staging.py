@@ -19,6 +19,7 @@ from rooms_app.bus.delivery import derived_id
 from rooms_app.context import provide_ws_message_sender, use_ws_manager
 from rooms_app.exceptions import BusUnavailable, Unavailable, explain
 from rooms_app.manager import PendingSend, SendOutcome, check_idempotency_key, check_message
+from rooms_app.protocols import excluded_id
 from rooms_app.registry import WebSocketMessageBase
 from rooms_app.relay import store
 from rooms_app.rooms import check_audience
@@ -175,8 +176,7 @@ def _pending(
     """A send as it is now. Raises here what it would raise later, where the handler can still mend it."""
     check_message(message)
     check_idempotency_key(idempotency_key)
-    excluded = exclude if isinstance(exclude, str | None) else exclude.connection.id
-    return PendingSend(check_audience(rooms), message.model_copy(deep=True), excluded, idempotency_key)
+    return PendingSend(check_audience(rooms), message.model_copy(deep=True), excluded_id(exclude), idempotency_key)
 
 
 def _store(sends: Sequence[PendingSend]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from celery import signals
+from celery.concurrency.prefork import TaskPool as PreforkPool
 from django.db import connections
 
 from rooms_app.bus.broker import KILLED_AFTER, MAX_COUNTDOWN, broker, celery_app
@@ -53,11 +56,14 @@ def connect() -> None:
     signals.worker_shutting_down.connect(_stop_relay, dispatch_uid="rooms_app.bus.stop")
 
 
-def needed_visibility() -> float:
-    """How long after it got a delivery a worker may still be at work on it, in seconds."""
+def needed_visibility(prefetch: int = 1) -> float:
+    """How long after it got a delivery a worker may still have it, in seconds, with so many taken for each process.
+
+    Infinite where it takes any number, as with 0.
+    """
     slowest = _slowest()
     longest = 0.0 if slowest is None else slowest.timeout + KILLED_AFTER
-    return max(_MIN_VISIBILITY, longest + _MARGIN)
+    return max(_MIN_VISIBILITY, longest * prefetch + _MARGIN) if prefetch > 0 else math.inf
 
 
 def set_safe_defaults(app: Any) -> None:
@@ -69,29 +75,71 @@ def set_safe_defaults(app: Any) -> None:
         app.conf[_PREFETCH] = 1
     if not app.conf.value_set_for("broker_connection_retry_on_startup"):
         app.conf.broker_connection_retry_on_startup = True
-    options = app.conf.broker_transport_options
-    if _is_redis(app) and _VISIBILITY not in options and not _other_tasks(app):
+    if _VISIBILITY not in app.conf.broker_transport_options:
+        _set_visibility(app, app.conf[_PREFETCH])
+
+
+def set_prefetch(worker: Any) -> None:
+    """Have a worker take as many as the settings say, or the settings fit what its command line says."""
+    app = worker.app
+    told = app.conf[_PREFETCH]
+    if worker.prefetch_multiplier == app.conf.maps[-1][_PREFETCH]:
+        # The command line has read Celery's own default already, before a setting of ours could be made.
+        worker.prefetch_multiplier = told
+    elif app.conf.broker_transport_options.get(_VISIBILITY) == needed_visibility(told):
+        _set_visibility(app, worker.prefetch_multiplier)
+
+
+def _set_visibility(app: Any, prefetch: int) -> None:
+    if not _is_redis(app) or _other_tasks(app):
+        return
+    options = {name: value for name, value in app.conf.broker_transport_options.items() if name != _VISIBILITY}
+    needed = needed_visibility(prefetch)
+    if needed < math.inf:
         # Looked at every 10 s, rather than every 100 s.
-        app.conf.broker_transport_options = {_THROTTLE: 1, **options, _VISIBILITY: needed_visibility()}
+        options = {_THROTTLE: 1, **options, _VISIBILITY: needed}
+    app.conf.broker_transport_options = options
 
 
-def warnings_for(app: Any) -> list[str]:
-    """What of the team's own settings does not fit its handlers, each in a sentence or two."""
+def warnings_for(app: Any, *, prefetch: int | None = None, pool: str = "") -> list[str]:
+    """What of the team's own settings does not fit its handlers, each in a sentence or two.
+
+    `prefetch` and `pool` are what the worker's command line says.
+    """
+    if _slowest() is None:
+        return []
+    return [*_warn_of_pool(pool), *_warn_of_visibility(app, app.conf[_PREFETCH] if prefetch is None else prefetch)]
+
+
+def _warn_of_pool(pool: str) -> Iterator[str]:
+    if "gevent" in pool or "eventlet" in pool:
+        yield (
+            "Bus messages can't be handled in a pool of greenlets: the event loop of async handlers would seem to run "
+            "in all of them, and Django refuses the database there. Use the pool prefork, threads or solo."
+        )
+
+
+def _warn_of_visibility(app: Any, prefetch: int) -> list[str]:
     slowest = _slowest()
     if slowest is None or not _is_redis(app):
         return []
-    visibility = app.conf.broker_transport_options.get(_VISIBILITY)
+    visibility, needed = app.conf.broker_transport_options.get(_VISIBILITY), needed_visibility(prefetch)
+    if needed == math.inf:
+        return [
+            f"The worker takes any number of messages before it works on them. What waits there for longer than the "
+            f"broker does is handled more than once: {_PREFETCH} should be 1."
+        ]
     if visibility is None:
         return [
             f"This app has other tasks than handlers, so the broker's visibility timeout stays Celery's hour: that is "
             f"how long the messages of a worker that was killed wait. If no other task takes longer, set "
-            f"broker_transport_options = {{{_VISIBILITY!r}: {needed_visibility():g}}}."
+            f"broker_transport_options = {{{_VISIBILITY!r}: {needed:g}}}."
         ]
-    if visibility < needed_visibility():
+    if visibility < needed:
         return [
             f"broker_transport_options has a {_VISIBILITY} of {visibility:g} s, and {slowest.name} may take "
             f"{slowest.timeout:g} s: what takes longer than the broker waits is handled more than once. "
-            f"Set it to {needed_visibility():g} s or more."
+            f"Set it to {needed:g} s or more."
         ]
     return []
 
@@ -120,6 +168,8 @@ class Relay:
         #: Held while it has a connection to the database: that must not be open in two processes.
         self._at_work = threading.Lock()
         self._holds_off = False
+        #: Whether no one else in this process uses the database, which is so where others handle what comes.
+        self.closes_pools = False
         #: None where the broker is no Redis.
         self._recovery: Recovery | None = None
         #: When it looks for lost messages again, by the monotonic clock …
@@ -183,6 +233,8 @@ class Relay:
     def _hold_off(self) -> None:
         # The worker forks for a process that died. Not for ever: it has others to look after.
         self._holds_off = self._at_work.acquire(timeout=_FORK_PATIENCE)
+        if self._holds_off and self.closes_pools:
+            _close_pools()
 
     def _go_on(self) -> None:
         if self._holds_off:
@@ -190,6 +242,13 @@ class Relay:
 
     def _forget(self) -> None:
         self._at_work = threading.Lock()
+
+
+def _close_pools() -> None:
+    """End Django's pools of connections to PostgreSQL: a child that closes what it inherits ends the parent's, too."""
+    for connection in connections.all():
+        if connection.settings_dict.get("OPTIONS", {}).get("pool"):
+            connection.close_pool()  # type: ignore[attr-defined]
 
 
 _relay = Relay()
@@ -203,18 +262,18 @@ def _set_defaults(instance: Any, **kwargs: Any) -> None:
 
 
 def _set_prefetch(sender: Any, **kwargs: Any) -> None:
-    # The command line has read Celery's own default already, before a setting of ours could be made.
-    if sender.prefetch_multiplier == sender.app.conf.maps[-1][_PREFETCH]:
-        sender.prefetch_multiplier = sender.app.conf[_PREFETCH]
+    set_prefetch(sender)
 
 
 def _say(instance: Any, **kwargs: Any) -> None:
     # Not earlier: now the worker's logging is set up.
-    for warning in warnings_for(instance.app):
+    pool = getattr(instance.pool_cls, "__module__", str(instance.pool_cls))
+    for warning in warnings_for(instance.app, prefetch=instance.prefetch_multiplier, pool=pool):
         logger.warning(warning)
 
 
-def _start_relay(**kwargs: Any) -> None:
+def _start_relay(sender: Any = None, **kwargs: Any) -> None:
+    _relay.closes_pools = isinstance(getattr(sender, "pool", None), PreforkPool)
     stores = any(message_type.OUTBOX for message_type in (*registry, *bus_registry))
     if stores or _slowest() is not None:
         _relay.start()

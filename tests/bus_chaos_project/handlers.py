@@ -79,7 +79,7 @@ def _end(message: MessageOf[Work], *, is_first: bool) -> None:
 
 
 @task_postrun.connect
-def _die(task_id: str, **kwargs: Any) -> None:
+def _die(args: list[Any], **kwargs: Any) -> None:
     """What the handler has sent has left, and the broker still waits to hear of it."""
-    if task_id in _last:
+    if args[0]["id"] in _last:
         os.killpg(os.getpgrp(), signal.SIGKILL)
