@@ -38,5 +38,6 @@ async def ask_hubs(
                     answers.append(answer)
         # A receive that is cancelled has the layer forget the channel. Where the time is over, one was.
         async with within(0.001):
-            await layer.receive(channel)
+            while True:
+                await layer.receive(channel)
     return answers

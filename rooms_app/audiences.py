@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from django.contrib import admin
@@ -24,6 +23,8 @@ from rooms_app.rooms import EVERYONE, user_room
 USERS_PER_SEND = 200
 #: … and how many at most into one that is tried again, should more of them match by now.
 _USERS_PER_RETRY = 1000
+#: How many one query finds: a whole number of either.
+_USERS_AT_ONCE = 5000
 
 #: How many such parts a preview counts.
 PARTS_PER_PREVIEW = 50
@@ -61,11 +62,17 @@ def parts_of(broadcast: Broadcast, operator: Any) -> Iterator[Part]:
 
 
 def _parts(users: QuerySet[Any], size: int, *, last: str = "") -> Iterator[Part]:
-    """Users in parts of a size; the last one is said to end there, if anywhere."""
-    found = users.only("pk").iterator(chunk_size=size)
-    while part := list(islice(found, size)):
-        is_last = bool(last) and len(part) < size
-        yield Part(rooms=[user_room(user) for user in part], up_to=last if is_last else str(part[-1].pk))
+    """Users in parts of a size; the last one is said to end there, if anywhere.
+
+    No query is open between two parts: SQLite would refuse the write of how far it has come, once somebody else wrote.
+    """
+    left = users
+    while found := list(left.only("pk")[:_USERS_AT_ONCE]):
+        for start in range(0, len(found), size):
+            part = found[start : start + size]
+            is_last = bool(last) and len(part) < size
+            yield Part(rooms=[user_room(user) for user in part], up_to=last if is_last else str(part[-1].pk))
+        left = users.filter(pk__gt=found[-1].pk)
 
 
 def users_of(broadcast: Broadcast, operator: Any) -> QuerySet[Any]:

@@ -83,7 +83,7 @@ class Backlog:
         """Drop what is written from now on, and what waits."""
         self.is_shut = True
         self._is_flowing = False
-        self._drop()
+        self.drop()
 
     def flush(self) -> None:
         """Hand all that waits to the server, whether or not it has room: a close frame comes behind it.
@@ -93,7 +93,7 @@ class Backlog:
         if not self._is_held and next(self._first, None) is None:
             while self._waiting:
                 self.outlet.write(self._waiting.popleft())
-        self._drop()
+        self.drop()
 
     @property
     def is_behind(self) -> bool:
@@ -126,7 +126,8 @@ class Backlog:
         self._is_flowing = False
         self.outlet.wait()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Forget what waits."""
         self._first = iter(())
         self._waiting.clear()
         self._waiting_messages = self._waiting_bytes = 0

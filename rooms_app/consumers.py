@@ -43,7 +43,7 @@ class RoomConsumer(AsyncConsumer):
         return []
 
     async def can_join(self, room: str) -> bool:
-        """Whether this connection may join the room. Asked again each time it connects."""
+        """Whether this connection may join the room. Asked again each time it connects, sometimes twice for one."""
         return False
 
     async def presence_member(self) -> Member | None:
@@ -66,15 +66,15 @@ class RoomConsumer(AsyncConsumer):
         await lifecycle.run(self.websocket, self._run, name=type(self).__qualname__)
 
     async def _run(self) -> None:
-        rooms = check_rooms(await self.get_rooms())
         asked_at = self.websocket.loop.time()
-        await self._ask(rooms)
+        rooms = await self._rooms_let_in()
         manager = use_ws_manager()
         # Join before accepting: a message sent between the two would be lost.
         await manager.add_websocket(self.websocket)
         await manager.join(rooms, self.websocket)
-        if lifecycle.was_deaf_at(asked_at, self.websocket):
-            await self._ask(rooms)
+        was_deaf = lifecycle.was_deaf_at(asked_at, self.websocket)
+        if was_deaf and not set(rooms).issubset(await self._rooms_let_in()):
+            raise Refused(CloseCode.RECONNECT)
         if self.tracks_presence:
             track_as(await self.presence_member(), rooms, self.websocket)
         if self.own_channel:
@@ -85,10 +85,12 @@ class RoomConsumer(AsyncConsumer):
             if self.own_channel:
                 await self._close_own_channel()
 
-    async def _ask(self, rooms: Sequence[str]) -> None:
+    async def _rooms_let_in(self) -> list[str]:
+        rooms = check_rooms(await self.get_rooms())
         for room in rooms:
             if not await self.can_join(room):
                 raise Refused(lifecycle.forbidden(self.websocket))
+        return rooms
 
     async def _live(self) -> None:
         await self.websocket.accept()

@@ -57,6 +57,9 @@ async def refuse(websocket: RoomSocket, code: CloseCode, reason: str = "") -> No
     """Close with a code that the client can see: browsers report a refused handshake only as 1006."""
     try:
         if not websocket.is_accepted:
+            # What came since it joined is not for it.
+            await use_ws_manager().remove_websocket(websocket)
+            websocket.backlog.drop()
             await websocket.accept()
         await websocket.close(code, reason or code.reason)
     except ConnectionClosed:

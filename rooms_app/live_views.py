@@ -15,6 +15,8 @@ from pydantic import BaseModel
 
 from rooms_app import presence
 from rooms_app.background import background
+from rooms_app.cancelling import within
+from rooms_app.conf import rooms_settings
 from rooms_app.counts import Listing, count_connections, list_rooms
 from rooms_app.members import Member
 from rooms_app.registry import WebSocketMessageBase
@@ -64,7 +66,8 @@ class ConnectionShown(BaseModel):
     @classmethod
     def of(cls, report: ConnectionReport) -> ConnectionShown:
         """What is shown of a report."""
-        since = f"{timezone.localtime(report.since):%Y-%m-%d %H:%M:%S}"
+        # The same for the page, in whose request there may be a zone of its user's, and for its socket.
+        since = f"{report.since.astimezone(timezone.get_default_timezone()):%Y-%m-%d %H:%M:%S}"
         rooms = ", ".join(report.rooms)
         return cls(id=report.id, since=since, process=report.process, path=report.path, rooms=rooms)
 
@@ -80,6 +83,10 @@ class UserShown(WebSocketMessageBase, abstract=True):
 
 class View(Protocol):
     """What one part of a page shows; two that are equal show the same."""
+
+    @property
+    def respite(self) -> int:
+        """How many times as long as a read took nothing is read after it: Redis may have had work with it."""
 
     async def read(self) -> WebSocketMessageBase:
         """What there is to show now. Raises `RoomsError`, and the database's errors."""
@@ -115,6 +122,11 @@ class ListView:
         """Whether there are rooms after this page."""
         return listing.total_rooms > self.page * PER_PAGE
 
+    @property
+    def respite(self) -> int:
+        """A pattern has Redis look through all rooms' names."""
+        return 20 if self.match else 0
+
     async def read(self) -> RoomsShown:
         """See `View.read`."""
         listing = await list_rooms(**self.window)
@@ -131,6 +143,11 @@ class RoomView:
     """How many connections a room has, and who is in it, where its presence is tracked."""
 
     room: str
+
+    @property
+    def respite(self) -> int:
+        """See `View.respite`."""
+        return 0
 
     async def read(self) -> RoomShown:
         """See `View.read`."""
@@ -156,9 +173,15 @@ class UserView:
 
     name: str
 
+    @property
+    def respite(self) -> int:
+        """See `View.respite`."""
+        return 0
+
     async def read(self) -> UserShown:
         """See `View.read`."""
-        user = await database_sync_to_async(find_user)(self.name)
+        async with within(rooms_settings().send_timeout):
+            user = await database_sync_to_async(find_user)(self.name)
         reports = [] if user is None else await connections_of(user)
         return UserShown(connections=[ConnectionShown.of(report) for report in reports])
 

@@ -87,7 +87,7 @@ def store_and_carry(
 def as_stored(moment: datetime) -> datetime:
     """A moment as the database takes it: without a time zone where USE_TZ is off."""
     is_wrong = timezone.is_aware(moment) and timezone.is_naive(timezone.now())
-    return timezone.make_naive(moment) if is_wrong else moment
+    return timezone.make_naive(moment, timezone.get_default_timezone()) if is_wrong else moment
 
 
 def insert(kind: str, entries: Sequence[Stored], *, using: str | None = None, carry: bool = True) -> Group:

@@ -41,7 +41,7 @@ class Roster:
                 raise Refused(CloseCode.EXPIRED)
         if self._was_told_to_go(connection):
             raise Refused(CloseCode.KICKED)
-        is_on_its_way = all(map(is_reserved, connection.rooms))
+        is_on_its_way = not connection.is_accepted or all(map(is_reserved, connection.rooms))
         if is_on_its_way and any(self._was_told_to_go(connection, room) for room in rooms):
             raise Refused(CloseCode.RECONNECT)
 
@@ -80,8 +80,7 @@ class Roster:
     def tell_to_go(self, user: str, room: str | None, *, given_at: float) -> list[RoomSocket]:
         """Note that the user with this own room is to leave a room, or altogether; her connections from before that."""
         key = (user, room)
-        self._told_to_go.pop(key, None)
-        self._told_to_go[key] = given_at
+        self._told_to_go[key] = max(given_at, self._told_to_go.pop(key, given_at))
         while (oldest := next(iter(self._told_to_go))) != key and self._told_to_go[oldest] < given_at - _REFUSED:
             del self._told_to_go[oldest]
         return [connection for connection in self.of_user(user) if connection.began_at < given_at]
@@ -91,7 +90,8 @@ class Roster:
         if not self._told_to_go or connection.user_room is None:
             return False
         given_at = self._told_to_go.get((connection.user_room, room))
-        return given_at is not None and connection.began_at < given_at
+        # An older one concerns nobody who is on her way in: she may have been let in again.
+        return given_at is not None and max(connection.began_at, connection.loop.time() - _REFUSED) < given_at
 
     def sign_ins(self, connections: Collection[RoomSocket] | None = None) -> dict[SignIn, list[RoomSocket]]:
         """How these connections, or all, are signed in."""

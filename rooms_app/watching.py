@@ -32,10 +32,8 @@ logger = logging.getLogger(__name__)
 
 #: Where `websocket_application` has the socket, after the project's own routes.
 PATH = "rooms-admin/live"
-#: One read in so many seconds …
-_PAUSE = 1.0
-#: … and a pause of so many times what it took: a pattern has Redis look through all rooms' names.
-_RESPITE = 20
+#: One read in so many seconds; and a pause of up to so many where it was work for Redis.
+_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 
 
 def may_watch(user: Any) -> bool:
@@ -148,7 +146,8 @@ class Lookout:
             shown.read_at = loop.time()
             self._next_at = shown.read_at + _PAUSE
             text = await _read(view)
-            self._next_at = max(self._next_at, loop.time() + _RESPITE * (loop.time() - shown.read_at))
+            respite = view.respite * (loop.time() - shown.read_at)
+            self._next_at = max(self._next_at, loop.time() + min(respite, _LONGEST_PAUSE))
             if text == shown.text:
                 continue
             shown.text = text

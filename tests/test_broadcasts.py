@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -59,6 +59,8 @@ class Recorder(ChannelLayerManager):
         self.error: Exception | None = None
         #: After so many sends Redis does not confirm any more.
         self.fails_after: int | None = None
+        #: Called at each send.
+        self.on_send: Callable[[], None] = lambda: None
         #: The keys of what was not confirmed.
         self.refused: list[str | None] = []
 
@@ -67,6 +69,7 @@ class Recorder(ChannelLayerManager):
             self.refused.append(idempotency_key)
             raise self.error or RoomsUnavailable()
         self.sent.append((list(rooms), idempotency_key))
+        self.on_send()
         return SendOutcome.SENT
 
 
@@ -220,6 +223,28 @@ class TestAudience:
         broadcast.refresh_from_db()
         assert (broadcast.state, broadcast.sent_up_to) == (State.SENT, "")
 
+    def test_others_may_write_while_it_is_sent(self, recorder: Recorder) -> None:
+        """A query that is left open would have SQLite refuse the next note of how far it has come."""
+        User.objects.bulk_create(User(username=f"many{number}") for number in range(450))
+        broadcast = note(audience="users", user_query="many")
+
+        def write() -> None:
+            try:
+                User.objects.create(username=f"other{len(recorder.sent)}")
+            finally:
+                connections.close_all()
+
+        def write_in_another_thread() -> None:
+            thread = threading.Thread(target=write)
+            thread.start()
+            thread.join(timeout=30)
+
+        recorder.on_send = write_in_another_thread
+        assert broadcasts.send_now(broadcast.pk, None)
+        broadcast.refresh_from_db()
+        assert (broadcast.state, len(recorder.sent)) == (State.SENT, 3)
+        assert User.objects.filter(username__startswith="other").count() == 3
+
     def test_what_is_edited_after_a_failure_goes_to_all(self, recorder: Recorder) -> None:
         """Those who have got it, too: it says something else now."""
         User.objects.bulk_create(User(username=f"many{number}") for number in range(450))
@@ -252,7 +277,7 @@ class TestFailures:
             assert (scheduled.state, pressed.state) == (State.SCHEDULED, State.FAILED)
             assert scheduled.error and pressed.error and scheduled.claimed_until is not None
             Broadcast.objects.filter(pk=scheduled.pk).update(claimed_until=None)
-            with pytest.raises(CommandError, match="Redis is away: a broadcast that is due stays scheduled"):
+            with pytest.raises(CommandError, match="Redis is away: what is scheduled stays so"):
                 call_command("rooms_scheduler", "--once", "--json", stdout=io.StringIO())
             assert broadcasts.send_due().sent == 0
             own_redis.restart()

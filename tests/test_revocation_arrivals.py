@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 
-from rooms_app import RoomConsumer, RoomSocket, use_ws_manager, websocket_endpoint
+from rooms_app import CloseCode, Refused, RoomConsumer, RoomSocket, use_ws_manager, websocket_endpoint
 from tests.app.messages import Note
 from tests.clients import Client, client, clients, signed_in, the_hub
 from tests.waiting import until
@@ -101,6 +101,29 @@ async def test_who_is_taken_out_of_a_room_on_her_way_into_it_comes_again(form: s
         assert await other.numbers(1) == [1]
 
 
+async def test_a_room_of_a_later_call_is_no_exception() -> None:
+    """As long as the connection is not accepted."""
+
+    @websocket_endpoint("endpoint")
+    async def step_by_step(websocket: RoomSocket) -> None:
+        await use_ws_manager().join(["a"], websocket)
+        if await door.admits("slow"):
+            await use_ws_manager().join(["slow"], websocket)
+        await websocket.accept()
+        await websocket.wait_closed()
+
+    async with clients("/rooms/a"):
+        ann = client("/", application=signed_in(step_by_step, ANN))
+        opening = asyncio.create_task(ann.open())
+        await asyncio.wait_for(door.asked.wait(), 5)
+        await use_ws_manager().remove_user(ANN, "slow")
+        await heard()
+        door.opened.set()
+        await opening
+        assert await ann.closed() == 4011
+        await ann.disconnect(timeout=10)
+
+
 @pytest.mark.parametrize("form", FORMS)
 async def test_who_is_kicked_on_her_way_in_is_out(form: str) -> None:
     """As if she had been there."""
@@ -112,12 +135,33 @@ async def test_who_is_kicked_on_her_way_in_is_out(form: str) -> None:
 
 
 async def test_the_first_connection_of_a_process_is_asked_for_again() -> None:
-    """Nobody in the process could hear of it: it listens from the first connection on."""
+    """Nobody in the process could hear of it: it listens from the first connection on. She gets nothing of the room."""
     async with arriving("class") as ann:
         door.members.discard("a")
         await use_ws_manager().remove_user(ANN, "a")
         door.opened.set()
         assert await ann.closed() == 4507
+
+
+async def test_who_is_refused_after_she_has_joined_gets_nothing_of_the_room() -> None:
+    """It came while she was asked for."""
+
+    @websocket_endpoint("endpoint")
+    async def too_early(websocket: RoomSocket) -> None:
+        await use_ws_manager().join(["a"], websocket)
+        await door.admits("slow")
+        raise Refused(CloseCode.FORBIDDEN_ROOM)
+
+    async with clients("/rooms/a") as (other,):
+        ann = client("/", application=signed_in(too_early, ANN))
+        opening = asyncio.create_task(ann.open())
+        await asyncio.wait_for(door.asked.wait(), 5)
+        await Note(number=1).send("a")
+        assert await other.numbers(1) == [1]
+        door.opened.set()
+        await opening
+        assert await ann.closed() == 4507
+        await ann.disconnect(timeout=10)
 
 
 async def test_who_comes_after_it_is_let_in() -> None:

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from typing import Any, cast
 from uuid import uuid4
 
-from redis.exceptions import RedisError
-
 from rooms_app.background import after_fork_in_child
 from rooms_app.bus.delivery import TASK, Delivery
 from rooms_app.bus.handlers import handlers
@@ -21,8 +19,9 @@ try:
     import amqp.exceptions
     from celery import Celery
     from celery.app import app_or_default
+    from celery.exceptions import QueueNotFound
     from kombu.connection import ConnectionPool
-    from kombu.exceptions import LimitExceeded, OperationalError
+    from kombu.exceptions import OperationalError, SerializationError
     from kombu.pools import ProducerPool
 
     from rooms_app.bus.redis_records import RecordingPool
@@ -160,12 +159,12 @@ def _new_pool(app: Celery) -> ProducerPool:
 
 
 def _is_away(error: Exception) -> bool:
-    """Whether an error says that the broker does not answer, or takes nothing; else it is of the one delivery."""
+    """Whether an error says that the broker is not to be had, or takes nothing; else it is of the one delivery."""
     cause = error.__cause__ if isinstance(error, OperationalError) and error.__cause__ is not None else error
     if isinstance(cause, amqp.exceptions.AccessRefused):
         # Of a queue, or of the login.
         return "login" in str(cause).lower()
-    return isinstance(cause, OperationalError | LimitExceeded | OSError | amqp.exceptions.ConnectionError | RedisError)
+    return not isinstance(cause, QueueNotFound | SerializationError | amqp.exceptions.ChannelError)
 
 
 def _options(delivery: Delivery, countdown: float) -> dict[str, Any]:

@@ -8,9 +8,11 @@ import time
 from typing import Any
 
 from asgiref.sync import async_to_sync, sync_to_async
+from celery.exceptions import SoftTimeLimitExceeded
 from django.db import close_old_connections, connections
 
 from rooms_app.background import background
+from rooms_app.bus.broker import KILLED_AFTER
 from rooms_app.bus.delivery import MessageOf
 from rooms_app.bus.handlers import Handler
 from rooms_app.cancelling import within
@@ -23,10 +25,16 @@ def call(handler: Handler, message: MessageOf[Any]) -> None:
 
     A sync one that takes too long is interrupted by Celery's soft time limit, in a prefork pool.
     """
-    if handler.is_async:
-        background.run(lambda: _call_async(handler, message))
-    else:
+    if not handler.is_async:
         handler.call(message)
+        return
+    try:
+        background.run(lambda: _call_async(handler, message))
+    except SoftTimeLimitExceeded:
+        # The time limit of its process: the kill comes with it. Nothing may be stored before that, as the message
+        # comes back.
+        time.sleep(KILLED_AFTER)
+        raise
 
 
 def call_eagerly(handler: Handler, message: MessageOf[Any]) -> None:
@@ -61,13 +69,16 @@ class _OrmConnections:
     another one runs, which may be in the middle of a query. `tasks` does it for the thread of a sync handler.
 
     It is not waited for: what is asked of that thread is done in turn, so before the handler's own calls; and a slow
-    query must not hold up a handler that makes none.
+    query must not hold up a handler that makes none. Unless the handler was cut off: its query may never end, and while
+    it is waited for, Celery's time limit has the process killed, with the thread that no other can do without.
     """
 
     def __init__(self) -> None:
         #: How many handlers run; touched in the background loop alone.
         self._running = 0
         self._closings: set[asyncio.Task[None]] = set()
+        #: Which closings are asked for and not begun: one is enough. By whether a handler was alone.
+        self._asked: set[bool] = set()
 
     async def __aenter__(self) -> None:
         self._running += 1
@@ -75,24 +86,33 @@ class _OrmConnections:
         # Once round the loop, so that it is asked before the handler asks for something.
         await asyncio.sleep(0)
 
-    async def __aexit__(self, *failure: object) -> None:
+    async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
         self._running -= 1
         self._close(is_alone=not self._running)
+        if isinstance(error, TimeoutError):
+            await asyncio.wait(tuple(self._closings))
 
     def _close(self, *, is_alone: bool) -> None:
-        closing = asyncio.get_running_loop().create_task(
-            _in_orm_thread(is_alone=is_alone), name="rooms-orm-connections"
-        )
+        if is_alone in self._asked:
+            return
+        self._asked.add(is_alone)
+        closing = asyncio.get_running_loop().create_task(self._ask(is_alone=is_alone), name="rooms-orm-connections")
         self._closings.add(closing)
         closing.add_done_callback(self._closings.discard)
 
+    async def _ask(self, *, is_alone: bool) -> None:
+        try:
+            await sync_to_async(self._close_here)(is_alone=is_alone)
+        except Exception:
+            # The next handler's calls find out what is wrong.
+            logger.exception("database connections could not be closed")
 
-async def _in_orm_thread(*, is_alone: bool) -> None:
-    try:
-        await sync_to_async(close_old_connections if is_alone else _close_broken)()
-    except Exception:
-        # The next handler's calls find out what is wrong.
-        logger.exception("database connections could not be closed")
+    def _close_here(self, *, is_alone: bool) -> None:
+        self._asked.discard(is_alone)
+        if is_alone:
+            close_old_connections()
+        else:
+            _close_broken()
 
 
 def _close_broken() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.db import DEFAULT_DB_ALIAS, transaction
-from pydantic import SecretBytes, SecretStr, ValidationError
+from pydantic import Secret, SecretBytes, SecretStr, ValidationError
 
 from rooms_app.background import refuse_in_event_loop
 from rooms_app.bus.broker import celery_app, is_eager, propagates
@@ -88,19 +88,22 @@ class Publication:
 def _payload_of(message: BusMessageBase) -> str:
     """A message's fields as JSON. Raises `ValueError` for what a worker could not read, or not as it was."""
     payload = message.model_dump_json(round_trip=True)
+    name = type(message).__name__
     try:
-        type(message).model_validate_json(payload, by_alias=True, by_name=True)
+        read = type(message).model_validate_json(payload, by_alias=True, by_name=True)
     except ValidationError as error:
-        raise ValueError(f"{type(message).__name__} does not read what it writes: {first_problem(error)}") from error
-    if secret := next(_secrets(message.model_dump()), None):
-        raise ValueError(f"{type(message).__name__} holds a {secret}, of which JSON has asterisks alone: use str.")
+        raise ValueError(f"{name} does not read what it writes: {first_problem(error)}") from error
+    if list(_secrets(read.model_dump())) != list(_secrets(message.model_dump())):
+        raise ValueError(
+            f"{name} holds a secret, of which its JSON has asterisks alone: use str, or a field_serializer."
+        )
     return payload
 
 
-def _secrets(value: Any) -> Iterator[str]:
-    """The types of the secrets in a value."""
-    if isinstance(value, SecretStr | SecretBytes):
-        yield type(value).__name__
+def _secrets(value: Any) -> Iterator[Any]:
+    """What the secrets in a value hold."""
+    if isinstance(value, Secret | SecretStr | SecretBytes):
+        yield value.get_secret_value()
     elif isinstance(value, dict):
         for each in value.values():
             yield from _secrets(each)

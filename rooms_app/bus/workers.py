@@ -129,6 +129,11 @@ def _warn_of_visibility(app: Any, prefetch: int) -> list[str]:
             f"The worker takes any number of messages before it works on them. What waits there for longer than the "
             f"broker does is handled more than once: {_PREFETCH} should be 1."
         ]
+    if prefetch > app.conf[_PREFETCH]:
+        return [
+            f"This worker takes {prefetch} messages for each process, by its command line. Others put back what waits "
+            f"in it for longer than they would need: set {_PREFETCH} = {prefetch} for all of them instead."
+        ]
     if visibility is None:
         return [
             f"This app has other tasks than handlers, so the broker's visibility timeout stays Celery's hour: that is "
@@ -242,6 +247,7 @@ class Relay:
 
     def _forget(self) -> None:
         self._at_work = threading.Lock()
+        self.closes_pools = False
 
 
 def _close_pools() -> None:

@@ -52,7 +52,9 @@ class Command(RoomsCommand):
             due = send_due()
             self._say(due.sent, relay_due(), as_json=as_json)
             if due.is_cut_short:
-                raise CommandError("Redis is away: a broadcast that is due stays scheduled. Run this again.")
+                raise CommandError(
+                    "Redis is away: what is scheduled stays so. Run this again; the admin says what failed."
+                )
             if due.failed:
                 raise CommandError(f"{counted(due.failed, 'broadcast')} failed: the admin says why.")
             return

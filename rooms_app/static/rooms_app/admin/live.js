@@ -62,7 +62,7 @@ class Rows {
     const gone = [...rows].filter(([name]) => !wanted.has(name)).map(([, row]) => row);
     if (this.#isHeld()) {
       // Nothing may move from under the pointer or the keyboard: a button would become another room's.
-      gone.forEach((row) => this.#update(row, ["", ...[...row.cells].slice(1).filter(isNumber).map(() => 0)]));
+      gone.forEach((row) => this.#strike(row));
     } else {
       gone.forEach((row) => row.remove());
       [...wanted.keys()].forEach((name, index) => {
@@ -102,8 +102,17 @@ class Rows {
     return row;
   }
 
+  /** What the row is of has gone. @param {HTMLTableRowElement} row */
+  #strike(row) {
+    for (const cell of row.querySelectorAll("[data-count]")) {
+      cell.textContent = "0";
+    }
+    row.classList.add("rooms-gone");
+  }
+
   /** @param {HTMLTableRowElement} row @param {Entry} entry */
   #update(row, entry) {
+    row.classList.remove("rooms-gone");
     entry.slice(1).forEach((text, index) => {
       const cell = row.cells[index + 1];
       if (cell.textContent !== String(text)) {
@@ -115,14 +124,10 @@ class Rows {
   }
 }
 
-/** @param {HTMLTableCellElement} cell */
-function isNumber(cell) {
-  return /^\d+$/.test(cell.textContent ?? "");
-}
-
 /** The page, and whether what it shows is so now. */
 class LivePage {
   /** @type {HTMLElement} */ #page;
+  /** What could not be read the last time. @type {Set<string>} */ #unread = new Set();
   /** Those that this page has, by their names. @type {Map<string, Rows>} */ #tables;
 
   /** @param {HTMLElement} page */
@@ -151,10 +156,10 @@ class LivePage {
 
   /** @param {RoomsShown} message */
   #showRooms({ listing, has_more: hasMore }) {
+    this.#note("rooms", listing !== null);
     if (listing === null) {
-      return this.#sayOld();
+      return;
     }
-    this.#say("Live. This page is one of the connections.");
     this.#total("connections", listing.connections, "connection", "connections");
     this.#total("processes", listing.processes.length, "process", "processes");
     this.#total("rooms", listing.total_rooms, "room", "rooms");
@@ -168,10 +173,10 @@ class LivePage {
 
   /** @param {RoomShown} message */
   #showRoom({ connections, member_count: count, members }) {
+    this.#note("room", connections !== null);
     if (connections === null) {
-      return this.#sayOld();
+      return;
     }
-    this.#say("Live.");
     this.#total("connections", connections, "connection", "connections");
     this.#total("members", count, "member", "members");
     this.#fill("members", members.map(({ id, name }) => [id, name]));
@@ -181,8 +186,9 @@ class LivePage {
 
   /** @param {UserShown} message */
   #showUser({ connections }) {
+    this.#note("user", connections !== null);
     if (connections === null) {
-      return this.#sayOld();
+      return;
     }
     this.#fill(
       "connections",
@@ -199,8 +205,15 @@ class LivePage {
     }
   }
 
-  #sayOld() {
-    this.#say("This can't be read now: what is here is old.");
+  /** Say whether all that the page shows is so now. @param {string} part @param {boolean} isRead */
+  #note(part, isRead) {
+    if (isRead) {
+      this.#unread.delete(part);
+    } else {
+      this.#unread.add(part);
+    }
+    const live = this.#tables.has("processes") ? "Live. This page is one of the connections." : "Live.";
+    this.#say(this.#unread.size > 0 ? "This can't be read now: what is here is old." : live);
   }
 
   /** @param {string} text @param {boolean} [isOver] whether only a reload helps */
