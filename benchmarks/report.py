@@ -264,7 +264,8 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": models[0].partition(":")[2].strip() if models else platform.processor(),
         "cores": os.cpu_count(),
-        "kernel": platform.release(),
+        # Without what a distributor, or a private build, appends.
+        "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),
         "load_before": round(os.getloadavg()[0], 1),
         "versions": versions,
