@@ -14,17 +14,14 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from channels.routing import ProtocolTypeRouter, URLRouter
 from django.contrib.auth import get_user_model
 from django.core.management import CommandError, call_command, load_command_class
-from django.urls import path
 from pydantic import BaseModel, Field
 
-from rooms_app import RoomConsumer, RoomsUnavailable, WebSocketMessage, use_ws_manager
+from rooms_app import RoomsUnavailable, WebSocketMessage, use_ws_manager
 from rooms_app.layers import channel_layer
 from rooms_app.reports import connections_of_sync
-from rooms_app.routing import websocket_application
-from tests.clients import clients, common_endpoint
+from tests.clients import clients
 from tests.conftest import use_layer
 from tests.live import ROOT, free_port
 from tests.waiting import until, wait_until
@@ -53,34 +50,6 @@ class Parcel(WebSocketMessage):
     title: str = ""
     tags: list[str] | None = None
 
-
-class MembersOnly(RoomConsumer):
-    """Lets the user into the room of her own name."""
-
-    async def get_rooms(self) -> list[str]:
-        return [f"chat-{self.kwargs['name']}"]
-
-    async def can_join(self, room: str) -> bool:
-        return bool(room == f"chat-{self.user.username}")
-
-
-class Lobby(RoomConsumer):
-    """Needs no parameters."""
-
-    async def get_rooms(self) -> list[str]:
-        return ["lobby", "user-0"]
-
-    async def can_join(self, room: str) -> bool:
-        return True
-
-
-ROUTES = [
-    path("ws/", URLRouter([path("of/<str:name>", MembersOnly.as_asgi())])),
-    path("ws/lobby", Lobby.as_asgi()),
-    common_endpoint.path,
-]
-APPLICATION = ProtocolTypeRouter({"websocket": websocket_application(ROUTES)})
-LOBBY = ProtocolTypeRouter({"websocket": URLRouter([*ROUTES, path("lobby", Lobby.as_asgi())])})
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -432,50 +401,3 @@ class TestListen:
         with pytest.raises(CommandError, match="The connection was closed: 4503"):
             async with listening("a"):
                 await use_ws_manager().close_room("a")
-
-
-@pytest.mark.django_db
-@pytest.mark.usefixtures("rooms_layer")
-class TestExplain:
-    """`rooms_explain`: may she join, by what the consumers say."""
-
-    @pytest.mark.parametrize(
-        ("room", "at", "may_join", "why"),
-        [
-            ("chat-ann", "/ws/of/ann", True, "MembersOnly.can_join says yes"),
-            ("chat-bob", "/ws/of/bob?since=latest", False, "MembersOnly.can_join('chat-bob') says no"),
-            ("chat-bob", "/ws/of/ann", False, "MembersOnly.get_rooms() does not name this room"),
-            ("a", "/endpoint/a", None, "common_endpoint decides by calling join: it can't be asked"),
-            ("a", "/nowhere", False, "no route leads to /nowhere"),
-            # Behind a router that it fits, and that has no route for it.
-            ("lobby", "/ws/lobby", False, "user-0 is reserved"),
-        ],
-    )
-    def test_the_consumer_at_the_path_is_asked(
-        self, room: str, at: str, may_join: bool | None, why: str, settings: Any
-    ) -> None:
-        settings.ASGI_APPLICATION = "tests.test_commands.APPLICATION"
-        get_user_model().objects.create_user("ann")
-        answer = printed("rooms_explain", "ann", room, "--path", at)
-        assert [(each["may_join"], each["why"]) for each in answer["may_join"]] == [(may_join, why)]
-
-    def test_without_a_path_each_consumer_is_asked_that_can_answer(self, settings: Any) -> None:
-        """A room that is reserved for another user keeps everybody out."""
-        settings.ASGI_APPLICATION = "tests.test_commands.LOBBY"
-        ann = get_user_model().objects.create_user("ann")
-        answer = printed("rooms_explain", f"pk:{ann.pk}", "lobby")
-        assert [(each["route"], each["may_join"], each["why"]) for each in answer["may_join"]] == [
-            ("ws/of/<str:name>", None, "MembersOnly raised KeyError: 'name'; give --path"),
-            ("ws/lobby", False, "user-0 is reserved"),
-            ("endpoint/<str:room>", None, "common_endpoint decides by calling join: it can't be asked"),
-            ("lobby", False, "user-0 is reserved"),
-        ]
-
-    def test_where_the_routes_are_hidden_it_says_so(self, settings: Any) -> None:
-        settings.ASGI_APPLICATION = "tests.test_commands.run"
-        get_user_model().objects.create_user("ann", is_active=False)
-        out = io.StringIO()
-        call_command("rooms_explain", "ann", "a", stdout=out)
-        assert "May ann join a? Can't be told: the routes of ASGI_APPLICATION are not to be seen" in out.getvalue()
-        assert "ann is not active" in out.getvalue()
-        assert "ann has 0 connections, 0 in a.\na has 0 connections; no message is in its history.\n" in out.getvalue()
