@@ -17,7 +17,7 @@ from benchmarks.runner import Results, Runner
 from benchmarks.systems import FLOOR, SYSTEMS, System, installed
 
 _EXAMPLES = """examples:
-  python -m benchmarks                              everything, half an hour
+  python -m benchmarks                              everything, up to an hour
   python -m benchmarks --scenario A D --system rooms-uvicorn floor
   python -m benchmarks --short                      counts only, about a minute; ends with 1 if one is wrong
   python -m benchmarks --plot docs/explanation/cpu-per-delivery.png
