@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_django
 from celery import Celery
 from celery.app import app_or_default
 from django.db import connection
 
 from rooms_app.layers import channel_layer
+from rooms_app.models import DeadLetter, OutboxEntry
 from tests.bus_project import handlers
 from tests.bus_project.celery import app
 from tests.live import Process, RedisServer
@@ -125,11 +127,19 @@ def running_bus(directory: Path, *, pool: str) -> Iterator[Bus]:
 
 @pytest.fixture(scope="module")
 def bus(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, django_db_setup: None
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    django_db_setup: None,
+    django_db_blocker: pytest_django.DjangoDbBlocker,
 ) -> Iterator[Bus]:
     """A worker for the tests of one module, with the pool that its `POOL` names."""
     with running_bus(tmp_path_factory.mktemp("bus"), pool=request.module.POOL) as running:
         yield running
+    # It ends what it is at, and shares the database: a handler that failed after the last test is to be tried again.
+    with django_db_blocker.unblock():
+        OutboxEntry.objects.all().delete()
+        DeadLetter.objects.all().delete()
+        connection.close()
 
 
 @pytest.fixture
