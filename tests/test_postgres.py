@@ -11,6 +11,7 @@ import pytest
 
 from tests.live import ROOT
 from tests.postgres import Postgres
+from tests.test_architecture import python
 
 #: Forks, as a worker does for a process that died, with a relay that has used Django's pool of connections. The child
 #: closes what it inherited, as Celery does.
@@ -60,14 +61,4 @@ def test_the_outbox_and_the_dead_letters_work_on_postgresql_too(postgres: Postgr
 
 def test_a_fork_leaves_the_relays_pool_of_connections_alone(postgres: Postgres) -> None:
     """Django's, of psycopg: what a child closes would end the sessions of its parent."""
-    env = os.environ | postgres.env
-    done = subprocess.run(
-        [sys.executable, "-c", FORK],
-        cwd=ROOT,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.stdout == "asked again\n", done.stderr
+    assert python(FORK, **{**os.environ, **postgres.env}) == "asked again\n"
